@@ -1,0 +1,212 @@
+"""What people publish: environments, functions and routes.
+
+A spec is user input. Unknown fields are refused, so that a typing error is an
+answer and not a silent default. What a single message can tell is checked
+here; what needs other objects (references, collisions) is judged by the
+scheduler.
+
+The kind stands in the subject, so it may be left out of the payload; where it
+is given it must agree.
+"""
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from schemas.names import END, FileName, ImageReference, Name, Sha256, VariableName, VariableValue
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+Interface = Literal["args", "stdin", "wagi", "http"]
+"""How an HTTP request becomes a call; see the keeper's `answer` module."""
+
+Isolation = Literal["process", "pod"]
+"""`process`: a locked-in process in a shared keeper. `pod`: a keeper of its own."""
+
+Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+
+
+class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
+    """What every kind of spec has in common."""
+
+
+class Module(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A module in the object store bucket `uploads`, stored under its digest."""
+
+    sha256: Sha256
+    file_name: FileName = "main.wasm"
+    """The function sees this as its argv[0]."""
+
+
+class SecretRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One key of a secret. The value itself never appears in a spec."""
+
+    name: Name
+    key: FileName
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one invocation may use at most."""
+
+    timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 60.0
+    memory_mib: Annotated[int, Meta(ge=1, le=4096)] = 128
+    """Linear memory of one sandbox."""
+    output_bytes: Annotated[int, Meta(ge=0, le=256 * MIB)] = 16 * MIB
+    body_bytes: Annotated[int, Meta(ge=0, le=256 * MIB)] = 16 * MIB
+    """The request body; a larger one is answered with 413."""
+
+
+class Scaling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many instances run, and how much each takes."""
+
+    min_instances: Annotated[int, Meta(ge=0, le=1000)] = 0
+    max_instances: Annotated[int, Meta(ge=1, le=1000)] = 10
+    concurrency: Annotated[int, Meta(ge=1, le=1024)] = 16
+    """Invocations in flight for each process of an instance."""
+    processes: Annotated[int, Meta(ge=1, le=64)] = 1
+    """Processes of one instance. Each is an endpoint of its own and uses one core."""
+    idle_timeout_s: Annotated[float, Meta(gt=0, le=7 * 24 * 3600)] = 120.0
+
+    def __post_init__(self) -> None:
+        """Refuse a range that holds no number."""
+        if self.min_instances > self.max_instances:
+            raise ValueError(
+                f"min_instances ({self.min_instances}) is above max_instances "
+                f"({self.max_instances}); raise one or lower the other"
+            )
+
+
+class EnvironmentSpec(Spec, frozen=True, tag="environment"):
+    """A module or image with variables that functions can share."""
+
+    module: Module | None = None
+    image: ImageReference | None = None
+    variables: dict[VariableName, VariableValue] = {}
+
+    def __post_init__(self) -> None:
+        """Refuse two sources at once."""
+        if self.module is not None and self.image is not None:
+            raise ValueError("give `module` or `image`, not both")
+
+
+class FunctionSpec(Spec, frozen=True, tag="function"):
+    """A function: where its code comes from and how it runs."""
+
+    module: Module | None = None
+    image: ImageReference | None = None
+    environment: Name | None = None
+    """An environment of the same namespace; a module or image given here wins over its own."""
+    interface: Interface = "args"
+    arguments: Annotated[tuple[VariableValue, ...], Meta(max_length=1024)] = ()
+    """Arguments that come before those of a request."""
+    variables: dict[VariableName, VariableValue] = {}
+    secrets: dict[VariableName, SecretRef] = {}
+    """Environment variables whose values are read from secrets when an instance is loaded."""
+    limits: Limits = Limits()
+    scaling: Scaling = Scaling()
+    isolation: Isolation = "process"
+
+    def __post_init__(self) -> None:
+        """Refuse a function that says nothing, or two things, about its code."""
+        if self.module is not None and self.image is not None:
+            raise ValueError("give `module` or `image`, not both")
+        if self.module is None and self.image is None and self.environment is None:
+            raise ValueError("a function needs a `module`, an `image` or an `environment` with one")
+        if self.interface == "http":
+            raise ValueError(
+                "interface `http` (a wasi:http component) is not supported yet; "
+                "use `args`, `stdin` or `wagi` with a wasm32-wasi (preview 1) command module"
+            )
+        both = sorted(set(self.variables) & set(self.secrets))
+        if both:
+            raise ValueError(f"variable {both[0]} is given both as a value and as a secret")
+
+
+class RouteSpec(Spec, frozen=True, tag="route"):
+    """An HTTP route to a function of the same namespace.
+
+    `path` matches a whole path; a segment in braces, as in `/users/{id}`,
+    matches one non-empty segment. `prefix` matches the path itself and
+    everything below it, at segment borders.
+    """
+
+    function: Name
+    path: Annotated[str, Meta(max_length=1024)] | None = None
+    prefix: Annotated[str, Meta(max_length=1024)] | None = None
+    methods: Annotated[tuple[Method, ...], Meta(min_length=1, max_length=7)] = ("GET", "POST")
+    host: Annotated[str, Meta(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?" + END)] | None = None
+    """Without a port, in lower case. A route without a host serves every host."""
+
+    def __post_init__(self) -> None:
+        """Refuse patterns that could never match or have no single meaning."""
+        if (self.path is None) == (self.prefix is None):
+            raise ValueError("give either `path` or `prefix`")
+        pattern = self.path if self.path is not None else self.prefix
+        if pattern is not None:
+            check_path_pattern(pattern, parameters=self.path is not None)
+        if len(set(self.methods)) != len(self.methods):
+            raise ValueError("`methods` names a method twice")
+
+
+def check_path_pattern(pattern: str, *, parameters: bool) -> None:
+    """Raise ValueError, in words for the route's author, if `pattern` cannot be served.
+
+    Patterns are written in the decoded form that a request's path is compared
+    in: no percent escapes, no `.` or `..`, no empty segments.
+    """
+    if not pattern.startswith("/"):
+        raise ValueError(f"path {pattern!r} must begin with a slash")
+    if any(ord(c) <= 0x20 or c in "?#%\\\x7f" for c in pattern):
+        raise ValueError(f"path {pattern!r} holds a character that no decoded path can hold")
+    segments = pattern[1:].split("/")
+    if segments[-1] == "":
+        segments.pop()
+    names: set[str] = set()
+    for segment in segments:
+        if segment in ("", ".", ".."):
+            raise ValueError(f"path {pattern!r} has an empty, `.` or `..` segment")
+        if "{" in segment or "}" in segment:
+            name = segment[1:-1]
+            if not (segment[0] == "{" and segment[-1] == "}" and name.isidentifier()):
+                raise ValueError(
+                    f"segment {segment!r}: a parameter is a whole segment, as `{{id}}`"
+                )
+            if not parameters:
+                raise ValueError(f"prefix {pattern!r} cannot have parameters; use `path`")
+            if name in names:
+                raise ValueError(f"path {pattern!r} names parameter {name!r} twice")
+            names.add(name)
+
+
+AnySpec = EnvironmentSpec | FunctionSpec | RouteSpec
+
+KINDS: Final[dict[str, type[EnvironmentSpec] | type[FunctionSpec] | type[RouteSpec]]] = {
+    "environment": EnvironmentSpec,
+    "function": FunctionSpec,
+    "route": RouteSpec,
+}
+"""Every kind of spec by the word that stands in its subject and its tag."""
+
+
+class UnknownKindError(ValueError):
+    """A subject names a kind of spec that does not exist."""
+
+    def __init__(self, kind: str) -> None:
+        """Keep the offending word and say which words are right."""
+        self.kind = kind
+        super().__init__(f"there is no kind {kind!r}; the kinds are {', '.join(KINDS)}")
+
+
+def decode_spec(kind: str, payload: bytes) -> AnySpec:
+    """Decode the JSON payload of a spec of `kind`.
+
+    Raises:
+        UnknownKindError: no such kind.
+        msgspec.ValidationError: a field is wrong; the message names it by path.
+        msgspec.DecodeError: the payload is not JSON.
+    """
+    if kind not in KINDS:
+        raise UnknownKindError(kind)
+    return msgspec.json.decode(payload, type=KINDS[kind])

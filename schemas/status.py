@@ -1,0 +1,28 @@
+"""How far each object is, for people: the last message per object stands."""
+
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+Phase = Literal["rejected", "building", "starting", "active", "failed"]
+"""`rejected`: the spec is wrong. `failed`: the spec is right, but it could not be made to run."""
+
+
+class Status(msgspec.Struct, frozen=True):
+    """The state of one object as its scheduler sees it."""
+
+    kind: str
+    namespace: str
+    name: str
+    phase: Phase
+    observed_revision: int
+    """The revision (stream sequence of its spec) that this status speaks of."""
+    active_revision: int | None
+    """The revision in force, which may be an older one."""
+    message: str
+    """One sentence: what is, or what is wrong and what to do."""
+    time: datetime
+    field: str | None = None
+    """Path of the offending field, such as `$.limits.timeout_s`, if one is to blame."""
+    correlation: str = ""

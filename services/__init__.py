@@ -1,0 +1,1 @@
+"""The event-driven services: router, builder, scheduler and podwatch, over one bus."""
