@@ -1,0 +1,117 @@
+"""Specs: what one message can get wrong is refused, with the field's path in the sentence."""
+
+import contextlib
+import json
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.specs import (
+    KINDS,
+    FunctionSpec,
+    RouteSpec,
+    UnknownKindError,
+    check_path_pattern,
+    decode_spec,
+)
+
+DIGEST = "a" * 64
+
+
+def function(**fields: object) -> bytes:
+    return json.dumps({"module": {"sha256": DIGEST}, **fields}).encode()
+
+
+def route(**fields: object) -> bytes:
+    return json.dumps({"function": "sort", **fields}).encode()
+
+
+@pytest.mark.parametrize(
+    ("payload", "says"),
+    [
+        (b"{}", "needs a `module`"),
+        (b"[]", "Expected `object`"),
+        (function(modul=1), "unknown field `modul`"),
+        (function(image="a/b:1"), "not both"),
+        (function(module={"sha256": "xyz"}), "$.module.sha256"),
+        (function(module={"sha256": DIGEST, "file_name": "../x"}), "$.module.file_name"),
+        (function(environment="a.b"), "$.environment"),
+        (function(environment="a/b"), "$.environment"),
+        (function(environment="sort\n"), "$.environment"),
+        (function(limits={"timeout_s": 0}), "$.limits.timeout_s"),
+        (function(limits={"timeout_s": "1"}), "$.limits.timeout_s"),
+        (function(limits={"memory_mib": 1 << 20}), "$.limits.memory_mib"),
+        (function(scaling={"min_instances": 3, "max_instances": 2}), "min_instances (3)"),
+        (function(variables={"A=B": "1"}), "$.variables"),
+        (function(variables={"A": "x\0"}), "$.variables"),
+        (function(variables={"A": "1"}, secrets={"A": {"name": "s", "key": "k"}}), "variable A"),
+        (function(interface="http"), "not supported yet"),
+        (function(kind="route"), "$.kind"),
+    ],
+)
+def test_a_bad_function_names_what_is_wrong(payload: bytes, says: str) -> None:
+    with pytest.raises(msgspec.ValidationError) as caught:
+        decode_spec("function", payload)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("payload", "says"),
+    [
+        (route(), "either `path` or `prefix`"),
+        (route(path="/a", prefix="/a"), "either `path` or `prefix`"),
+        (route(path="a"), "begin with a slash"),
+        (route(path="/a//b"), "empty"),
+        (route(path="/a/../b"), "`..` segment"),
+        (route(path="/a?b"), "no decoded path"),
+        (route(path="/a%2fb"), "no decoded path"),
+        (route(path="/{id}x"), "whole segment"),
+        (route(path="/{id}/{id}"), "twice"),
+        (route(prefix="/{id}"), "cannot have parameters"),
+        (route(path="/a", methods=[]), "$.methods"),
+        (route(path="/a", methods=["get"]), "$.methods[0]"),
+        (route(path="/a", methods=["GET", "GET"]), "twice"),
+        (route(path="/a", host="EXAMPLE.org"), "$.host"),
+    ],
+)
+def test_a_bad_route_names_what_is_wrong(payload: bytes, says: str) -> None:
+    with pytest.raises(msgspec.ValidationError) as caught:
+        decode_spec("route", payload)
+    assert says in str(caught.value)
+
+
+def test_the_payload_may_say_its_kind_or_leave_it_to_the_subject() -> None:
+    assert decode_spec("function", function()) == decode_spec("function", function(kind="function"))
+
+
+def test_an_unknown_kind_is_told_which_kinds_there_are() -> None:
+    with pytest.raises(UnknownKindError, match="environment, function, route"):
+        decode_spec("functoin", b"{}")
+
+
+@given(st.binary(max_size=200), st.sampled_from(sorted(KINDS)))
+def test_no_payload_raises_anything_but_a_message_for_its_author(payload: bytes, kind: str) -> None:
+    # ValidationError is a DecodeError; anything else would pass through and fail the test.
+    with contextlib.suppress(msgspec.DecodeError):
+        decode_spec(kind, payload)
+
+
+@given(st.text(max_size=30))
+def test_every_accepted_pattern_is_one_that_a_request_can_match(pattern: str) -> None:
+    try:
+        check_path_pattern(pattern, parameters=True)
+    except ValueError:
+        return
+    assert pattern.startswith("/")
+    segments = pattern[1:].removesuffix("/").split("/") if len(pattern) > 1 else []
+    assert all(s and s not in (".", "..") for s in segments)
+
+
+def test_specs_survive_the_wire_unchanged() -> None:
+    for spec in (
+        FunctionSpec(environment="e", arguments=("-c",), variables={"A": "1"}),
+        RouteSpec(function="f", path="/a/{b}", methods=("PUT",), host="example.org"),
+    ):
+        assert decode_spec(spec.__struct_config__.tag, msgspec.json.encode(spec)) == spec
