@@ -1,0 +1,18 @@
+"""Where a module's OCI image comes from: the builder's one seam to its platform."""
+
+from typing import Protocol
+
+
+class ImageBuilder(Protocol):
+    """Makes the image `FROM scratch`, `COPY x.wasm /`, `ENTRYPOINT ["/x.wasm"]`."""
+
+    async def build(self, build: str, module: bytes, file_name: str) -> str:
+        """Return a reference to the image of `module`, made for the build with id `build`.
+
+        Doing it again replaces the image with an equal one.
+
+        Raises:
+            Rejected: the image cannot be made of this module.
+            Unavailable: try again later.
+        """
+        ...

@@ -1,0 +1,3 @@
+from tests.examples.interpreters import cpython, micropython, quickjs
+
+__all__ = ["cpython", "micropython", "quickjs"]
