@@ -5,8 +5,9 @@ from typing import Literal
 
 import msgspec
 
-Phase = Literal["rejected", "building", "starting", "active", "failed"]
-"""`rejected`: the spec is wrong. `failed`: the spec is right, but it could not be made to run."""
+Phase = Literal["rejected", "waiting", "building", "starting", "active", "failed"]
+"""`rejected`: the spec is wrong. `waiting`: it needs an object that is not there yet.
+`failed`: the spec is right, but it could not be made to run."""
 
 
 class Status(msgspec.Struct, frozen=True):
