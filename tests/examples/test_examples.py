@@ -3,11 +3,15 @@
 import functools
 import shutil
 import subprocess
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import msgspec
 import pytest
 import wasmtime
+
+from schemas.names import sha256_hex
+from schemas.specs import Module
+from wasmfn.apply import desired, module_file, read_documents
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -150,3 +154,17 @@ def test_quickjs_runs_a_script_of_the_request(run, quickjs):
     assert run(quickjs, "-e", "console.log([3, 1, 2].sort().join())").stdout == b"1,2,3\n"
     script = "console.log(JSON.parse(std.in.readAsString()).a)"
     assert run(quickjs, "--std", "-e", script, stdin=b'{"a": 7}').stdout == b"7\n"
+
+
+@pytest.mark.parametrize(
+    "file", sorted(EXAMPLES.glob("*/function.yaml")), ids=lambda f: f.parent.name
+)
+def test_an_examples_function_yaml_is_a_function_and_its_route(file: Path):
+    documents = read_documents(file.read_text(), str(file))
+    modules = {
+        PurePath(path): Module(sha256_hex(Path(path).read_bytes()), path.name)
+        for path in map(module_file, documents)
+        if path is not None
+    }
+    kinds = [key.kind for key in desired(documents, "default", modules)]
+    assert kinds == ["function", "route"]
