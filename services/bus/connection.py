@@ -1,0 +1,233 @@
+"""One connection to NATS per process, which heals by itself and says what it lacks.
+
+nats-py reports most trouble only to a callback: a permission that is missing
+looks like a timeout to the caller, and a client that gave up looks like one
+that is still trying. `Bus` keeps the connection together with that knowledge.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import re
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, NoReturn
+from urllib.parse import urlsplit
+
+import msgspec
+import nats.errors
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+
+from services.bus.errors import BusRefused, BusUnavailable
+
+log = logging.getLogger(__name__)
+
+_CONNECT_TIMEOUT_S: Final = 2
+_PING_INTERVAL_S: Final = 5
+"""A server that vanished without a FIN is noticed after two missed pings."""
+_RECONNECT_WAIT_S: Final = (0.15, 0.35)
+"""Each process draws its own pause, so that they do not all come back at once."""
+_DENIED: Final = re.compile(r"permissions violation for \w+ to \"?([^\"\s]+)", re.IGNORECASE)
+_MAX_DENIALS: Final = 64
+
+
+class BusSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where NATS is and how to be let in. Secrets are files, never values."""
+
+    nats_url: str = "nats://127.0.0.1:4222"
+    """One or more server addresses, separated by commas."""
+    nats_token_file: str = ""
+    nats_creds_file: str = ""
+    nats_wait_s: float = 10.0
+    """How long to wait at start for a server that is not there yet."""
+
+
+class Bus:
+    """A connection to NATS, and what happened to it."""
+
+    def __init__(self, name: str, url: str) -> None:
+        self.name = name
+        self.url = url
+        """Without user and password: fit for logs."""
+        self.nc = Client()
+        self.js: JetStreamContext = self.nc.jetstream()
+        self.last_error = ""
+        self._up = asyncio.Event()
+        self._closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._denials: dict[str, str] = {}
+        self._listeners: set[Callable[[], None]] = set()
+
+    @property
+    def connected(self) -> bool:
+        """Whether NATS can be talked to right now, as far as this process knows."""
+        return self._up.is_set() and self.nc.is_connected
+
+    async def wait_connected(self) -> None:
+        """Return once connected. Unbounded: put a timeout around it."""
+        await self._up.wait()
+
+    async def watch(self) -> NoReturn:
+        """Raise BusRefused when the connection is gone for good, such as by a changed token.
+
+        A service supervises this: with a fresh process the settings are read again.
+        """
+        reason = await asyncio.shield(self._closed)
+        raise BusRefused(f"the connection of {self.name} to {self.url}", reason)
+
+    def denial(self, subject: str) -> str:
+        """Return what NATS said when it denied `subject` lately, or an empty string."""
+        return self._denials.get(subject, "")
+
+    @contextlib.contextmanager
+    def on_break(self, callback: Callable[[], None]) -> Iterator[None]:
+        """Call `callback` whenever the connection breaks, while inside."""
+        self._listeners.add(callback)
+        try:
+            yield
+        finally:
+            self._listeners.discard(callback)
+
+    @contextlib.asynccontextmanager
+    async def bounded(self, for_s: float) -> AsyncIterator[None]:
+        """Raise TimeoutError after `for_s` seconds, or at once when the connection breaks.
+
+        The answer to a request that was under way then never comes.
+        """
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(for_s) as limit:
+
+            def give_up() -> None:
+                if not limit.expired():
+                    limit.reschedule(loop.time())
+
+            with self.on_break(give_up):
+                yield
+
+    async def _connected(self) -> None:
+        log.info("connected to NATS again", extra={"url": self.url})
+        self._denials.clear()
+        self._up.set()
+
+    async def _disconnected(self) -> None:
+        if self._up.is_set():
+            log.warning(
+                "lost the connection to NATS; what is served stays as it is until it is back",
+                extra={"url": self.url},
+            )
+        self._break()
+
+    async def _gone(self) -> None:
+        self._break()
+        if not self._closed.done():
+            self._closed.set_result(self.last_error or "the client closed it")
+
+    def _break(self) -> None:
+        self._up.clear()
+        for callback in tuple(self._listeners):
+            callback()
+
+    async def _error(self, error: Exception) -> None:
+        self.last_error = str(error) or type(error).__name__
+        if isinstance(error, nats.errors.SlowConsumerError):
+            log.error(
+                "a subscription fell behind and lost a message", extra={"subject": error.subject}
+            )
+        elif denied := _DENIED.search(self.last_error):
+            log.error(
+                "NATS denied a subject; give this user the permission",
+                extra={"subject": denied[1], "reason": self.last_error},
+            )
+            if len(self._denials) < _MAX_DENIALS:
+                self._denials[denied[1]] = self.last_error
+        elif isinstance(error, nats.errors.AuthorizationError):
+            log.error("NATS does not accept our credentials", extra={"url": self.url})
+            if not self._closed.done():
+                self._closed.set_result(self.last_error)
+        elif isinstance(error, (OSError, TimeoutError, nats.errors.UnexpectedEOF)):
+            # Told once, by _disconnected: each further attempt would repeat it.
+            log.debug("NATS is not reachable: %s", self.last_error)
+        else:
+            log.error("NATS reported an error", extra={"reason": self.last_error})
+
+
+@contextlib.asynccontextmanager
+async def connect(settings: BusSettings, name: str) -> AsyncIterator[Bus]:
+    """Connect to NATS under `name`, and close when left.
+
+    Raises:
+        BusUnavailable: no server within `settings.nats_wait_s`.
+        BusRefused: the server does not accept the credentials, or they cannot be read.
+    """
+    servers = [server.strip() for server in settings.nats_url.split(",")]
+    bus = Bus(name, ",".join(without_credentials(server) for server in servers))
+    connecting = asyncio.ensure_future(
+        bus.nc.connect(
+            servers=servers,
+            name=name,
+            error_cb=bus._error,  # noqa: SLF001 - the callbacks belong to the pair
+            disconnected_cb=bus._disconnected,  # noqa: SLF001
+            reconnected_cb=bus._connected,  # noqa: SLF001
+            closed_cb=bus._gone,  # noqa: SLF001
+            connect_timeout=_CONNECT_TIMEOUT_S,
+            max_reconnect_attempts=-1,
+            # The client only sleeps for it; its annotation says int.
+            reconnect_time_wait=random.uniform(*_RECONNECT_WAIT_S),  # type: ignore[arg-type]  # noqa: S311
+            ping_interval=_PING_INTERVAL_S,
+            **_credentials(settings),
+        )
+    )
+    try:
+        ends: set[asyncio.Future[Any]] = {connecting, bus._closed}  # noqa: SLF001
+        await asyncio.wait(
+            ends,
+            timeout=settings.nats_wait_s,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        if bus._closed.done():  # noqa: SLF001
+            raise BusRefused(f"the connection of {name} to {bus.url}", bus.last_error)
+        if not connecting.done():
+            doing = f"connecting to {bus.url}; start a server there, or set nats_url"
+            raise BusUnavailable(doing, settings.nats_wait_s, bus.last_error)
+        connecting.result()
+        bus._up.set()  # noqa: SLF001
+        yield bus
+    finally:
+        connecting.cancel()
+        await asyncio.wait({connecting})
+        if bus.connected:
+            with contextlib.suppress(nats.errors.Error, OSError):
+                await bus.nc.flush(timeout=1)
+        bus._up.clear()  # noqa: SLF001 - so that closing is not told as a loss
+        await bus.nc.close()
+
+
+async def settle(nc: Client) -> None:
+    """Return once the server has every subscription made so far on `nc`.
+
+    One flush is no barrier: nats-py writes its PING ahead of subscriptions that
+    still wait to be written. Their PONG is what sends them off, so the answer to
+    a second PING is behind them.
+    """
+    await nc.flush()
+    await nc.flush()
+
+
+def without_credentials(url: str) -> str:
+    """Return `url` as it may be logged: without user, password or token."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _credentials(settings: BusSettings) -> dict[str, Any]:
+    """Return the client's options for what the settings name."""
+    options: dict[str, Any] = {}
+    if settings.nats_token_file:
+        try:
+            options["token"] = Path(settings.nats_token_file).read_text("utf-8").strip()
+        except OSError as error:
+            raise BusRefused("to start", f"cannot read nats_token_file: {error}") from error
+    if settings.nats_creds_file:
+        options["user_credentials"] = settings.nats_creds_file
+    return options

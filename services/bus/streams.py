@@ -1,0 +1,106 @@
+"""Make the streams and buckets of the platform exist, whoever comes first.
+
+Every service calls this at start, so that no order of starting matters.
+Settings that only an operator can know, such as replicas, are left as found.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+from nats.js import api
+from nats.js.client import JetStreamContext
+from nats.js.errors import APIError, NotFoundError
+
+from schemas.builds import MODULES_BUCKET, UPLOADS_BUCKET
+from schemas.streams import DAY_S, MIB, STREAMS, Stream
+from services.bus.errors import BusRefused, StreamConflict
+
+_NO_ROOM: Final = (10023, 10028, 10047, 10022)
+"""Server error codes: not enough memory, storage or account limit for a stream."""
+
+
+class Bucket(msgspec.Struct, frozen=True):
+    """An object store bucket. `max_age_s` 0 keeps objects for ever."""
+
+    name: str
+    max_bytes: int
+    max_age_s: float = 0.0
+
+
+BUCKETS: Final = (
+    # What a client uploaded is needed until it is built.
+    Bucket(UPLOADS_BUCKET, 1024 * MIB, max_age_s=DAY_S),
+    Bucket(MODULES_BUCKET, 4096 * MIB),
+)
+
+
+async def ensure_streams(js: JetStreamContext, streams: Iterable[Stream] = STREAMS) -> None:
+    """Create what is missing and bring the rest up to date. Harmless to repeat.
+
+    Raises:
+        StreamConflict: an existing stream cannot be changed into ours.
+        BusRefused: the server has no room for it.
+    """
+    for stream in streams:
+        await _ensure(js, _stream_config(stream))
+
+
+async def ensure_buckets(js: JetStreamContext, buckets: Iterable[Bucket] = BUCKETS) -> None:
+    """Do for object store buckets what `ensure_streams` does for streams."""
+    for bucket in buckets:
+        await _ensure(js, _bucket_config(bucket))
+
+
+async def _ensure(js: JetStreamContext, wanted: api.StreamConfig) -> None:
+    name = str(wanted.name)
+    ours = {key: value for key, value in vars(wanted).items() if value is not None}
+    try:
+        try:
+            found = (await js.stream_info(name)).config
+        except NotFoundError:
+            await js.add_stream(wanted)
+            return
+        if any(getattr(found, key) != value for key, value in ours.items()):
+            await js.update_stream(found.evolve(**ours))
+    except APIError as error:
+        reason = error.description or str(error)
+        if error.err_code in _NO_ROOM:
+            room = f"room for the stream {name} ({(wanted.max_bytes or 0) // MIB} MiB)"
+            raise BusRefused(room, f"{reason}; give its data directory more space") from error
+        raise StreamConflict(name, reason) from error
+
+
+def _stream_config(stream: Stream) -> api.StreamConfig:
+    return api.StreamConfig(
+        name=stream.name,
+        subjects=list(stream.subjects),
+        description=stream.description,
+        max_msgs_per_subject=stream.max_msgs_per_subject,
+        max_bytes=stream.max_bytes,
+        max_age=stream.max_age_s,
+        discard=api.DiscardPolicy(stream.discard),
+        duplicate_window=stream.duplicate_window_s,
+        storage=api.StorageType.FILE,
+        # A tombstone replaces every older revision of its subject, then expires.
+        allow_rollup_hdrs=True,
+        allow_msg_ttl=stream.allow_msg_ttl,
+        allow_direct=True,
+    )
+
+
+def _bucket_config(bucket: Bucket) -> api.StreamConfig:
+    """Return what `create_object_store` would make, as a stream that can be compared.
+
+    Names and headers are those of NATS ADR-20, so any object store client works.
+    """
+    return api.StreamConfig(
+        name=f"OBJ_{bucket.name}",
+        subjects=[f"$O.{bucket.name}.C.>", f"$O.{bucket.name}.M.>"],
+        max_bytes=bucket.max_bytes,
+        max_age=bucket.max_age_s,
+        discard=api.DiscardPolicy.NEW,
+        storage=api.StorageType.FILE,
+        allow_rollup_hdrs=True,
+        allow_direct=True,
+    )

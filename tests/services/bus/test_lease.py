@@ -1,0 +1,105 @@
+"""Contenders over a real server: one leads, and another takes over."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+
+from schemas.streams import LEASES, Lease
+from services.bus.connection import connect
+from services.bus.lease import Reign, lead
+from services.bus.streams import ensure_streams
+
+
+class Throne:
+    """Who led when, over all contenders of a test."""
+
+    def __init__(self) -> None:
+        self.now: list[tuple[str, Reign]] = []
+        self.terms: list[int] = []
+        self._changed = asyncio.Condition()
+
+    async def sit(self, name: str, reign: Reign) -> None:
+        assert not [r for _, r in self.now if r.holds], "two lead at once"
+        async with self._changed:
+            self.now.append((name, reign))
+            self.terms.append(reign.term)
+            self._changed.notify_all()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            assert reign.lost.is_set()
+            self.now.remove((name, reign))
+
+    async def until(self, *names: str, terms: int = 0, within_s: float = 10) -> str:
+        """Wait until one of `names` leads and `terms` terms began; return who leads."""
+        async with asyncio.timeout(within_s), self._changed:
+            await self._changed.wait_for(
+                lambda: (
+                    len(self.terms) >= terms
+                    and any(n in names and reign.holds for n, reign in self.now)
+                )
+            )
+        return self.now[0][0]
+
+
+@contextlib.asynccontextmanager
+async def contender(server, throne: Throne, name: str) -> AsyncIterator[asyncio.Task]:
+    async with connect(server.settings, name) as bus:
+        task = asyncio.create_task(
+            lead(bus, "scheduler", name, lambda reign: throne.sit(name, reign))
+        )
+        try:
+            yield task
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+@pytest.fixture
+async def server(nats_server):
+    async with connect(nats_server.settings, "setup") as bus:
+        await ensure_streams(bus.js, [LEASES])
+    return nats_server
+
+
+async def test_of_two_contenders_one_leads_and_the_other_takes_over_at_a_release(server):
+    throne = Throne()
+    async with contender(server, throne, "a") as a:
+        await throne.until("a", within_s=1)
+        async with contender(server, throne, "b"):
+            a.cancel()
+            await throne.until("b", within_s=1)
+            assert throne.terms == [1, 2]
+
+
+async def test_a_leader_that_vanished_is_succeeded_with_a_higher_term(server):
+    throne = Throne()
+    async with contender(server, throne, "b"), connect(server.settings, "a") as bus:
+        await throne.until("b")
+        # The leader's record stays, and nobody renews it: as after kill -9.
+        await bus.js.publish("wasmfn.leases.scheduler", msgspec.json.encode(Lease("dead/1", 7)))
+        began = time.monotonic()
+        await throne.until("b", terms=2)
+        assert throne.terms == [1, 8]
+        assert time.monotonic() - began >= 1.9
+
+
+async def test_a_server_restart_keeps_the_leader(server):
+    throne = Throne()
+    async with contender(server, throne, "a"):
+        await throne.until("a")
+        async with contender(server, throne, "b"):
+            for _ in range(2):
+                server.restart()
+                async with connect(server.settings, "watch") as bus:
+                    renewals = await bus.nc.subscribe("wasmfn.leases.scheduler")
+                    await renewals.next_msg(timeout=5)
+                    await renewals.next_msg(timeout=5)
+                ((name, reign),) = throne.now
+                assert (name, throne.terms) == ("a", [1])
+                assert reign.holds
