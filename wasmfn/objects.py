@@ -1,0 +1,127 @@
+"""An object of the platform as a person sees it: what is wanted, and how far it is.
+
+A spec, its status and what is in force live on three streams. Here they come
+together, as plain data.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from schemas.names import Name
+from schemas.specs import AnySpec, FunctionSpec, RouteSpec
+from schemas.status import Status
+
+Phase = Literal["pending", "rejected", "building", "starting", "active", "failed"]
+"""The phases of a status, and `pending` for a revision that has none yet."""
+
+
+class Key(msgspec.Struct, frozen=True, order=True):
+    """What an object is called by."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}"
+
+
+class Object(msgspec.Struct, frozen=True, kw_only=True):
+    """One object: its last published spec, and what the platform says about it."""
+
+    key: Key
+    revision: int
+    """Stream sequence of the spec; grows with every publish."""
+    published_at: datetime
+    spec: AnySpec | None
+    """None if what was published cannot be read; then `problem` says why."""
+    problem: str = ""
+    status: Status | None = None
+
+    @property
+    def phase(self) -> Phase:
+        """How far the last published revision is."""
+        if self.status is None or self.status.observed_revision < self.revision:
+            return "pending"
+        return self.status.phase
+
+    @property
+    def active_revision(self) -> int | None:
+        """The revision in force, which may be an older one."""
+        return None if self.status is None else self.status.active_revision
+
+    @property
+    def message(self) -> str:
+        """One sentence on its state."""
+        if self.phase == "pending":
+            return self.problem or "the scheduler has not looked at it yet"
+        return "" if self.status is None else self.status.message
+
+
+def name_problem(text: object) -> str | None:
+    """Return what keeps `text` from being a name, in words, or None if it is one."""
+    try:
+        msgspec.convert(text, Name)
+    except msgspec.ValidationError:
+        quotes = "" if isinstance(text, str) else "; put it in quotes to make it a text"
+        return (
+            f"{text!r} cannot be a name: a name has lower-case letters, digits and inner dashes,"
+            f" at most 63{quotes}"
+        )
+    return None
+
+
+def functions_using(environment: Key, objects: Iterable[Object]) -> list[Key]:
+    """Return the functions that name `environment`, sorted."""
+    return sorted(
+        thing.key
+        for thing in objects
+        if isinstance(thing.spec, FunctionSpec)
+        and thing.key.namespace == environment.namespace
+        and thing.spec.environment == environment.name
+    )
+
+
+def routes_to(function: Key, objects: Iterable[Object]) -> list[Object]:
+    """Return the routes that lead to `function`, sorted by name."""
+    return sorted(
+        (
+            thing
+            for thing in objects
+            if isinstance(thing.spec, RouteSpec)
+            and thing.key.namespace == function.namespace
+            and thing.spec.function == function.name
+        ),
+        key=lambda thing: thing.key,
+    )
+
+
+def url_of(route: RouteSpec, http_url: str) -> str:
+    """Return the URL of `route` below the router at `http_url`, parameters in braces."""
+    return http_url.rstrip("/") + str(route.path if route.path is not None else route.prefix)
+
+
+def plain_spec(spec: AnySpec) -> dict[str, object]:
+    """Return the fields of `spec` that differ from their default, as builtins, without its kind."""
+    fields = _without_defaults(spec)
+    return fields if isinstance(fields, dict) else {}
+
+
+def _without_defaults(value: object) -> object:
+    if not isinstance(value, msgspec.Struct):
+        return msgspec.to_builtins(value)
+    kept: dict[str, object] = {}
+    for field in msgspec.structs.fields(value):
+        item = getattr(value, field.name)
+        factory = field.default_factory
+        default = field.default if factory is msgspec.NODEFAULT else factory()
+        if item != default:
+            kept[field.encode_name] = (
+                {key: _without_defaults(each) for key, each in item.items()}
+                if isinstance(item, Mapping)
+                else _without_defaults(item)
+            )
+    return kept
