@@ -132,7 +132,7 @@ async def pull(text: str, policy: Policy) -> Pulled:
             raise Unavailable(
                 f"registry {reference.registry} cannot be reached: {error or type(error).__name__}"
             ) from None
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise Rejected(f"registry {reference.registry} answers nonsense: {error}") from None
 
 
@@ -248,8 +248,9 @@ class _Session:
             raise self._refused()
         fields = dict(_CHALLENGE.findall(rest))
         realm = fields.get("realm", "")
-        if urlsplit(realm).scheme != "https" and self._scheme == "https":
-            raise Rejected(f"registry {self._reference.registry} sends logins to an unsafe address")
+        # A login may be sent over plain HTTP only where everything else is, too.
+        if not realm.startswith(("https://", f"{self._scheme}://")):
+            raise self._refused()
         query = {"scope": f"repository:{self._reference.repository}:pull"}
         if "service" in fields:
             query["service"] = fields["service"]
