@@ -51,7 +51,10 @@ class Feed:
         self._lost = ""
 
     async def snapshot(self) -> AsyncIterator[Entry]:
-        """Yield the last message of each subject, tombstones included, and end when complete."""
+        """Yield the last message of each subject, tombstones included, and end when complete.
+
+        Of a feed opened with `since`: every message from then on.
+        """
         received = 0
         while self.initial:
             entry, pending = await self._next()
@@ -119,8 +122,12 @@ class Feed:
 
 
 @contextlib.asynccontextmanager
-async def open_feed(bus: Bus, stream: str, filters: Sequence[str]) -> AsyncIterator[Feed]:
+async def open_feed(
+    bus: Bus, stream: str, filters: Sequence[str], *, since: datetime | None = None
+) -> AsyncIterator[Feed]:
     """Open a feed of the subjects that match `filters`; no filters means all.
+
+    A stream that is a log and not a table is read from the time `since`.
 
     Raises:
         TimeoutError: the bus is away, or it is not permitted.
@@ -131,7 +138,7 @@ async def open_feed(bus: Bus, stream: str, filters: Sequence[str]) -> AsyncItera
     with bus.on_break(lambda: feed.lose("the connection was lost")):
         subscription = await bus.nc.subscribe(inbox, cb=feed.receive)
         try:
-            config = _consumer(inbox, filters)
+            config = _consumer(inbox, filters, since)
             async with bus.bounded(_REQUEST_S):
                 info = await bus.js.add_consumer(stream, config)
             delivered = info.delivered.consumer_seq if info.delivered else 0
@@ -142,10 +149,12 @@ async def open_feed(bus: Bus, stream: str, filters: Sequence[str]) -> AsyncItera
                 await subscription.unsubscribe()
 
 
-def _consumer(inbox: str, filters: Sequence[str]) -> api.ConsumerConfig:
+def _consumer(inbox: str, filters: Sequence[str], since: datetime | None) -> api.ConsumerConfig:
+    policy = api.DeliverPolicy
     return api.ConsumerConfig(
         deliver_subject=inbox,
-        deliver_policy=api.DeliverPolicy.LAST_PER_SUBJECT,
+        deliver_policy=policy.LAST_PER_SUBJECT if since is None else policy.BY_START_TIME,
+        opt_start_time=since,
         filter_subjects=list(filters) or [">"],
         ack_policy=api.AckPolicy.NONE,
         max_deliver=1,
