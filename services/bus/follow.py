@@ -10,7 +10,7 @@ told as deleted only after the stream itself said that nothing is there.
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Final
 
 import nats.errors
@@ -31,7 +31,7 @@ _PAUSE_MAX_S: Final = 2.0
 
 async def follow(
     bus: Bus, stream: str, filters: Sequence[str] = (), *, resync_s: float = RESYNC_S
-) -> AsyncIterator[Update]:
+) -> AsyncGenerator[Update, None]:
     """Yield a `Snapshot`, then `Put`, `Deleted` and `Replaced`, without end.
 
     For one subject, sequences only grow, except after `Replaced`. Trouble with
