@@ -32,6 +32,9 @@ name lives and nobody pays for what they do not use.
     async with event_log(bus) as events:
         events.emit(new_event(...))         # never waits, never fails
 
+    from services.bus.objects import find, read, write
+    content = await read(bus, MODULES_BUCKET, name, max_bytes)   # whole and checked, or None
+
 Errors are in `services.bus.errors`: `Conflict`, `BusRefused`, `BusUnavailable`,
 `StreamConflict`, all `BusError`. A service supervises `bus.watch()`, which raises
 when the connection is gone for good.
