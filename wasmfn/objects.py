@@ -10,11 +10,12 @@ from typing import Literal
 
 import msgspec
 
+from schemas import status
 from schemas.names import Name
 from schemas.specs import AnySpec, FunctionSpec, RouteSpec
 from schemas.status import Status
 
-Phase = Literal["pending", "rejected", "building", "starting", "active", "failed"]
+Phase = status.Phase | Literal["pending"]
 """The phases of a status, and `pending` for a revision that has none yet."""
 
 

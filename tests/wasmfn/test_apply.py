@@ -110,7 +110,7 @@ F = "kind: function\nname: f\n"
         ("kind: \x00", "this is not YAML"),
         ("when: 2024-99-99", "this YAML cannot be read"),
         ("[" * 5000, "this YAML cannot be read"),
-        (F + "image: x\n---\n" + F + "image: y", "document 2, at name: function default/f is given already"),
+        (F + "image: x\n---\n" + F + "image: y", "2, at name: function default/f is given"),
     ],
 )  # fmt: skip
 def test_a_bad_document_is_refused_with_its_place(text: str, sentence: str) -> None:

@@ -1,0 +1,361 @@
+"""The Python client: publish specs, see what became of them, read events and logs.
+
+The bus is the API, and this is one client of it: everything here is a publish
+or a read of a stream that any NATS client could do. The command line uses
+nothing else.
+
+    from wasmfn.client import Key, connect
+
+    async with connect() as platform:
+        module = await platform.put_module(Path("sort.wasm").read_bytes(), "sort.wasm")
+        key = Key("function", "default", "sort")
+        revision = await platform.publish(key, FunctionSpec(module=module))
+        await platform.wait_active({key: revision}, timeout_s=10)
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+
+from schemas import subjects
+from schemas.builds import UPLOADS_BUCKET
+from schemas.events import Event, LogLine
+from schemas.names import sha256_hex
+from schemas.specs import KINDS, AnySpec, Module, decode_spec
+from schemas.status import Status
+from schemas.streams import EVENTS, LOGS, MIB, SPECS, STATUS
+from services.bus import connection, objects
+from services.bus.feed import FeedLost, open_feed
+from services.bus.follow import follow
+from services.bus.publish import publish, tombstone
+from services.bus.state import Entry, Put, Snapshot
+from wasmfn import access
+from wasmfn.discovery import Platform
+from wasmfn.errors import (
+    ConflictError,
+    DeadlineError,
+    MissingError,
+    RejectedError,
+)
+from wasmfn.history import read_log
+from wasmfn.objects import Key, Object, functions_using
+
+__all__ = ["Client", "Key", "Object", "connect"]
+
+CONNECT_S: Final = 3.0
+_FINAL: Final = ("active", "rejected", "failed")
+_MAX_MODULE_BYTES: Final = 512 * MIB
+
+
+@contextlib.asynccontextmanager
+async def connect(
+    platform: Platform | None = None, *, wait_s: float = CONNECT_S
+) -> AsyncIterator["Client"]:
+    """Connect to a platform, by default to the one that `find_platform` finds.
+
+    Args:
+        platform: where it is.
+        wait_s: how long its NATS may take to answer.
+
+    Raises:
+        UnreachableError: none was found, it does not answer, or it does not let us in.
+    """
+    async with access.open_bus(platform, wait_s) as bus:
+        yield Client(bus)
+
+
+class Client:
+    """A connection to a platform. Made by `connect`.
+
+    Every method may raise UnreachableError when NATS does not answer.
+    """
+
+    def __init__(self, bus: connection.Bus) -> None:
+        """Use `bus`; whoever made it closes it."""
+        self.bus = bus
+
+    async def put_module(self, data: bytes, file_name: str) -> Module:
+        """Store a module's bytes, unless they are there already, and return how a spec names it.
+
+        Raises:
+            RejectedError: the store takes no more.
+        """
+        digest = sha256_hex(data)
+        with access.translated():
+            stored = await objects.find(self.bus, UPLOADS_BUCKET, digest)
+            if stored is None or stored.size != len(data):
+                await objects.write(self.bus, UPLOADS_BUCKET, digest, data)
+        return Module(sha256=digest, file_name=file_name)
+
+    async def get_module(self, sha256: str) -> bytes:
+        """Return the bytes of an uploaded module.
+
+        Raises:
+            MissingError: it is not stored, or not any more: uploads are kept for a day.
+        """
+        with access.translated():
+            data = await objects.read(self.bus, UPLOADS_BUCKET, sha256, _MAX_MODULE_BYTES)
+        if data is None:
+            raise MissingError(
+                f"the module {sha256[:12]} is not in the store any more: uploads are kept for"
+                " a day; take it from where it was built"
+            )
+        return data
+
+    async def publish(self, key: Key, spec: AnySpec, *, expected: int | None = None) -> int:
+        """Publish a spec and return its revision, once it is stored.
+
+        Args:
+            key: the object; its kind must be that of the spec.
+            spec: what is wanted.
+            expected: publish only if the last revision is this one; 0 means that there is none.
+
+        Raises:
+            ConflictError: `expected` does not hold.
+            RejectedError: NATS does not take it.
+        """
+        payload = msgspec.json.encode(spec)
+        with access.translated():
+            return await publish(self.bus, _spec_subject(key), payload, expected=expected)
+
+    async def delete(self, key: Key, *, expected: int | None = None) -> int:
+        """Delete an object, all its revisions with it, and return the deletion's revision.
+
+        Raises:
+            MissingError: there is no such object.
+            ConflictError: it is an environment that functions use, or `expected` does not hold.
+        """
+        found = await self.get(key)
+        if key.kind == "environment":
+            users = functions_using(key, await self.objects("function", key.namespace))
+            if users:
+                names = ", ".join(user.name for user in users)
+                raise ConflictError(
+                    f"{key} is used by {names}; delete or change "
+                    f"{'that function' if len(users) == 1 else 'those functions'} first"
+                )
+        with access.translated():
+            return await tombstone(
+                self.bus,
+                _spec_subject(key),
+                expected=found.revision if expected is None else expected,
+            )
+
+    async def get(self, key: Key) -> Object:
+        """Return one object with its status.
+
+        Raises:
+            MissingError: there is no such object.
+        """
+        found = await self.find(key)
+        if found is None:
+            raise MissingError(
+                f"there is no {key}; `wasmfn {_VERB[key.kind]} list -n {key.namespace}` shows"
+                " what is there"
+            )
+        return found
+
+    async def find(self, key: Key) -> Object | None:
+        """Return one object with its status, or None if there is none."""
+        found = await self._objects(key.kind, key.namespace, key.name)
+        return found[0] if found else None
+
+    async def objects(self, kind: str | None = None, namespace: str | None = None) -> list[Object]:
+        """Return the objects of a kind and a namespace, or of all, sorted by kind and name."""
+        return await self._objects(kind, namespace, None)
+
+    async def wait(
+        self,
+        revisions: Mapping[Key, int],
+        timeout_s: float,
+        on_status: Callable[[Status], None] = lambda status: None,
+    ) -> dict[Key, Status]:
+        """Wait until each revision, or a later one, is active, rejected or failed.
+
+        Args:
+            revisions: what `publish` returned, by object.
+            timeout_s: for all of them together.
+            on_status: called with each status on the way, in the order they come.
+
+        Raises:
+            DeadlineError: some are on their way yet.
+        """
+        final: dict[Key, Status] = {}
+        seen: dict[Key, Status] = {}
+        if not revisions:
+            return final
+        filters = [subjects.STATUS.subject(**_tokens(key)) for key in revisions]
+        updates = follow(self.bus, STATUS.name, filters)
+        try:
+            async with asyncio.timeout(timeout_s), contextlib.aclosing(updates):
+                async for update in updates:
+                    for status in _statuses(update):
+                        key = Key(status.kind, status.namespace, status.name)
+                        if status.observed_revision < revisions[key]:
+                            continue
+                        seen[key] = status
+                        on_status(status)
+                        if status.phase in _FINAL:
+                            final[key] = status
+                    if final.keys() == revisions.keys():
+                        break
+        except TimeoutError:
+            raise _late(revisions, seen, final, timeout_s) from None
+        return final
+
+    async def wait_active(
+        self,
+        revisions: Mapping[Key, int],
+        timeout_s: float,
+        on_status: Callable[[Status], None] = lambda status: None,
+    ) -> dict[Key, Status]:
+        """Do what `wait` does, and raise RejectedError if one is not active in the end."""
+        statuses = await self.wait(revisions, timeout_s, on_status)
+        bad = [status for status in statuses.values() if status.phase != "active"]
+        if bad:
+            raise RejectedError(
+                "; ".join(
+                    f"{s.kind} {s.namespace}/{s.name} was "
+                    f"{'rejected' if s.phase == 'rejected' else 'not made to run'}: {s.message}"
+                    + (
+                        f" (revision {s.active_revision} stays in force)"
+                        if s.active_revision is not None
+                        else ""
+                    )
+                    for s in bad
+                )
+            )
+        return statuses
+
+    async def events(
+        self, since: datetime | None = None, *, follow: bool = False
+    ) -> AsyncGenerator[Event, None]:
+        """Yield the events since `since` (by default: now), and with `follow` all that come."""
+        entries = read_log(
+            self.bus, EVENTS.name, [EVENTS.template.wildcard], since or _now(), follow=follow
+        )
+        with access.translated():
+            async with contextlib.aclosing(entries):
+                async for entry in entries:
+                    with contextlib.suppress(msgspec.DecodeError):
+                        yield msgspec.json.decode(entry.payload, type=Event)
+
+    async def logs(
+        self, namespace: str, function: str, since: datetime | None = None, *, follow: bool = False
+    ) -> AsyncGenerator[LogLine, None]:
+        """Yield what a function wrote to its log, as `events` does."""
+        subject = subjects.LOGS.subject(namespace=namespace, function=function)
+        entries = read_log(self.bus, LOGS.name, [subject], since or _now(), follow=follow)
+        with access.translated():
+            async with contextlib.aclosing(entries):
+                async for entry in entries:
+                    with contextlib.suppress(msgspec.DecodeError):
+                        yield msgspec.json.decode(entry.payload, type=LogLine)
+
+    async def _objects(
+        self, kind: str | None, namespace: str | None, name: str | None
+    ) -> list[Object]:
+        given = {"kind": kind, "namespace": namespace, "name": name}
+        tokens = {token: text for token, text in given.items() if text is not None}
+        with access.translated():
+            specs, statuses = await asyncio.gather(
+                self._snapshot(SPECS.name, subjects.SPECS.filter(**tokens)),
+                self._snapshot(STATUS.name, subjects.STATUS.filter(**tokens)),
+            )
+        told = {
+            (s.kind, s.namespace, s.name): s for entry in statuses if (s := _status(entry.payload))
+        }
+        objects = []
+        for entry in specs:
+            words = subjects.SPECS.parse(entry.subject)
+            if words is not None:
+                key = Key(words["kind"], words["namespace"], words["name"])
+                status = told.get((key.kind, key.namespace, key.name))
+                objects.append(_object(key, entry, status))
+        return sorted(objects, key=lambda thing: thing.key)
+
+    async def _snapshot(self, stream: str, subject: str) -> list[Entry]:
+        """Return the last message of each subject, without the deleted ones."""
+        while True:
+            try:
+                async with open_feed(self.bus, stream, [subject]) as feed:
+                    return [entry async for entry in feed.snapshot() if entry.payload]
+            except FeedLost:
+                async with asyncio.timeout(CONNECT_S):
+                    await self.bus.wait_connected()
+
+
+_VERB: Final = {"environment": "env", "function": "fn", "route": "route"}
+
+
+def _object(key: Key, entry: Entry, status: Status | None) -> Object:
+    spec: AnySpec | None = None
+    problem = ""
+    try:
+        spec = decode_spec(key.kind, entry.payload)
+    except (ValueError, msgspec.DecodeError) as error:
+        problem = str(error)
+    return Object(
+        key=key,
+        revision=entry.sequence,
+        published_at=entry.time,
+        spec=spec,
+        problem=problem,
+        status=status,
+    )
+
+
+def _statuses(update: object) -> list[Status]:
+    """Return the statuses that an update of the stream STATUS carries."""
+    match update:
+        case Snapshot(entries=entries):
+            payloads = [entry.payload for entry in entries]
+        case Put(entry=entry):
+            payloads = [entry.payload]
+        case _:
+            payloads = []
+    return [status for payload in payloads if (status := _status(payload))]
+
+
+def _status(payload: bytes) -> Status | None:
+    try:
+        return msgspec.json.decode(payload, type=Status)
+    except msgspec.DecodeError:
+        return None
+
+
+def _late(
+    revisions: Mapping[Key, int],
+    seen: Mapping[Key, Status],
+    final: Mapping[Key, Status],
+    timeout_s: float,
+) -> DeadlineError:
+    """Return the error that says how far those are that did not arrive."""
+    key = min(key for key in revisions if key not in final)
+    if key not in seen:
+        return DeadlineError(
+            f"nobody has looked at {key} within {timeout_s:g} s; `wasmfn doctor` tells whether"
+            " the scheduler runs"
+        )
+    return DeadlineError(
+        f"{key} is still {seen[key].phase} after {timeout_s:g} s: {seen[key].message}; it goes on"
+        " without us, follow it with `wasmfn events -f`"
+    )
+
+
+def _tokens(key: Key) -> dict[str, str]:
+    return {"kind": key.kind, "namespace": key.namespace, "name": key.name}
+
+
+def _spec_subject(key: Key) -> str:
+    if key.kind not in KINDS:
+        raise ValueError(f"there is no kind {key.kind!r}; the kinds are {', '.join(KINDS)}")
+    return subjects.SPECS.subject(**_tokens(key))
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
