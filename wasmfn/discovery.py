@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from wasmfn import paths
-from wasmfn.pids import is_running
+from services.pids import is_running
 
 
 class NoPlatformError(Exception):

@@ -1,0 +1,51 @@
+"""Run a podwatch: `python -P -m services.podwatch [SETTINGS.toml]`."""
+
+from pathlib import Path
+
+import prometheus_client
+
+from services.bus.connection import connect
+from services.bus.events import event_log
+from services.bus.streams import ensure_streams
+from services.podwatch.logs import LogCarrier
+from services.podwatch.metrics import PodwatchMetrics
+from services.podwatch.node import Node
+from services.podwatch.offsets import Offsets
+from services.podwatch.settings import PodwatchSettings
+from services.podwatch.sources.processes import ProcessSource
+from services.process import Process, PublicError, serve
+
+
+async def main(process: Process, settings: PodwatchSettings) -> None:
+    """Wire the parts and run them until told to stop."""
+    facts = process.ready.needs("facts", "the stream and the pods are not read yet")
+    offsets = _open_offsets(Path(settings.state_dir))
+    async with connect(settings, f"podwatch {settings.node}") as bus, event_log(bus) as events:
+        await ensure_streams(bus.js)
+        logs = LogCarrier(bus, offsets)
+        node = Node(settings.node, bus, ProcessSource(Path(settings.pods_dir)), logs, events)
+        prometheus_client.REGISTRY.register(PodwatchMetrics(node, logs, events))
+        process.start(bus.watch(), "bus")
+        running = [
+            process.start(offsets.run(), "offsets"),
+            process.start(logs.run(), "logs"),
+            process.start(node.run(), "node"),
+        ]
+        await node.complete.wait()
+        facts.met()
+        await process.stopping.wait()
+        # While the bus is still there, and the places in the logs last of all.
+        for part in reversed(running):
+            part.cancel()
+
+
+def _open_offsets(directory: Path) -> Offsets:
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"{error.strerror}; name another one in WASMFN_PODWATCH_STATE_DIR"
+        raise PublicError(f"cannot use the state directory {directory}: {reason}") from error
+    return Offsets(directory / "log-offsets.json")
+
+
+serve("podwatch", PodwatchSettings, main)
