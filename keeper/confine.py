@@ -1,0 +1,147 @@
+"""Locks a child in before it runs user code, for good.
+
+The sandbox is wasmtime's; this is what is left to a module that has broken
+out of it: the process may compute, answer on the connections it has, and
+nothing else. No new program, no debugger's view of a neighbour, no signal to
+another process, no socket, no file, no new executable page. What is not on
+the list of system calls fails with EPERM instead of killing the process: a
+libc that tries something newer first then takes its old way.
+
+Three layers, because each leaves a hole: seccomp cannot look at paths (and
+wasmtime opens the output files by path), Landlock closes the file system, and
+"not dumpable" keeps other processes of the same user from attaching to this
+one.
+"""
+
+import ctypes
+import errno
+import os
+import resource
+from typing import Final
+
+import pyseccomp  # type: ignore[import-untyped] # it has none
+
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_DUMPABLE: Final = 4
+_PR_SET_NO_NEW_PRIVS: Final = 38
+
+_LANDLOCK_CREATE_RULESET: Final = 444
+_LANDLOCK_RESTRICT_SELF: Final = 446
+_LANDLOCK_VERSION: Final = 1
+_FILE_RIGHTS: Final = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
+"""How many access rights for files each version of Landlock knows, from bit 0 on."""
+
+_CLONE_THREAD: Final = 0x10000
+_PROT_EXEC: Final = 4
+
+_ALLOWED: Final = [
+    "read", "readv", "pread64", "preadv", "preadv2", "write", "writev", "pwritev2", "lseek",
+    "close", "fstat", "newfstatat", "statx", "ftruncate", "fcntl", "ioctl", "dup", "getcwd",
+    "readlink", "readlinkat", "openat", "memfd_create", "pipe2", "eventfd2", "epoll_create1",
+    "epoll_ctl", "epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "ppoll", "select",
+    "pselect6", "timerfd_create", "timerfd_settime", "listen", "accept", "accept4", "recvfrom",
+    "recvmsg", "sendto", "sendmsg", "shutdown", "getsockname", "getpeername", "getsockopt",
+    "setsockopt", "mmap", "munmap", "mprotect", "mremap", "madvise", "brk", "membarrier",
+    "futex", "set_robust_list", "get_robust_list", "rseq", "set_tid_address", "gettid",
+    "getpid", "getppid", "getuid", "geteuid", "getgid", "getegid", "sched_yield",
+    "sched_getaffinity", "getcpu", "exit", "exit_group", "restart_syscall", "rt_sigaction",
+    "rt_sigprocmask", "rt_sigreturn", "sigaltstack", "clock_gettime", "clock_getres",
+    "clock_nanosleep", "nanosleep", "gettimeofday", "time", "getrandom", "getrusage", "uname",
+    "sysinfo", "prlimit64", "getrlimit",
+]  # fmt: skip
+
+
+def filter_of(pid: int) -> pyseccomp.SyscallFilter:
+    """Return the filter for process `pid`, which loads it itself."""
+    rules = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.EPERM))
+    special = {"mmap", "mprotect", "prlimit64"}
+    for name in _ALLOWED:
+        if name not in special:
+            rules.add_rule(pyseccomp.ALLOW, name)
+    # No page becomes executable any more: code is mapped before this.
+    not_executable = pyseccomp.Arg(2, pyseccomp.MASKED_EQ, _PROT_EXEC, 0)
+    rules.add_rule(pyseccomp.ALLOW, "mmap", not_executable)
+    rules.add_rule(pyseccomp.ALLOW, "mprotect", not_executable)
+    # Limits may be read (libc sizes thread stacks by them), not set.
+    rules.add_rule(pyseccomp.ALLOW, "prlimit64", pyseccomp.Arg(2, pyseccomp.EQ, 0))
+    # Threads, but no processes. clone3 hides its flags in memory: with ENOSYS
+    # libc falls back to clone.
+    rules.add_rule(
+        pyseccomp.ALLOW,
+        "clone",
+        pyseccomp.Arg(0, pyseccomp.MASKED_EQ, _CLONE_THREAD, _CLONE_THREAD),
+    )
+    rules.add_rule(pyseccomp.ERRNO(errno.ENOSYS), "clone3")
+    # abort() signals its own thread.
+    rules.add_rule(pyseccomp.ALLOW, "tgkill", pyseccomp.Arg(0, pyseccomp.EQ, pid))
+    return rules
+
+
+def forbid_io_uring() -> None:
+    """Make the kernel say that it has no io_uring, to this process and all its children.
+
+    What goes through a ring passes by the filter of system calls, and libuv
+    makes one whenever it can (it ignores UV_USE_IO_URING=0 for its epoll ring).
+    """
+    rules = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
+    for name in ("io_uring_setup", "io_uring_enter", "io_uring_register"):
+        rules.add_rule(pyseccomp.ERRNO(errno.ENOSYS), name)
+    rules.load()
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent dies; end it if that is so already."""
+    _prctl(_PR_SET_PDEATHSIG, 9)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def confine(*, file_bytes: int, descriptors: int) -> list[str]:
+    """Lock this process in: no way back. Call it with one thread running.
+
+    Args:
+        file_bytes: largest size of a memory file, the bound of any output.
+        descriptors: how many may be open at once.
+
+    Returns:
+        What this kernel cannot do, in sentences for the log; empty if all holds.
+
+    Raises:
+        OSError: a layer that every kernel has could not be set up.
+    """
+    weaker: list[str] = []
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit = min(descriptors, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    _prctl(_PR_SET_DUMPABLE, 0)
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    if not _close_file_system():
+        weaker.append("this kernel has no Landlock: only file permissions protect files")
+    filter_of(os.getpid()).load()
+    return weaker
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _prctl(option: int, value: int) -> None:
+    if _libc.prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl {option}")
+
+
+def _close_file_system() -> bool:
+    """Deny every access to files by path (landlock(7)); memory files stay reachable."""
+    syscall = _libc.syscall
+    version = syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_VERSION)
+    if version < 1:
+        return False
+    rights = (1 << _FILE_RIGHTS.get(version, 16)) - 1
+    attribute = ctypes.c_uint64(rights)
+    ruleset = syscall(_LANDLOCK_CREATE_RULESET, ctypes.byref(attribute), 8, 0)
+    if ruleset < 0:
+        return False
+    try:
+        return bool(syscall(_LANDLOCK_RESTRICT_SELF, ruleset, 0) == 0)
+    finally:
+        os.close(ruleset)

@@ -1,0 +1,194 @@
+"""Compiles, loads and prepares modules: everything about wasmtime that is done once.
+
+One configuration serves the compiler (`python -m keeper compile`) and the
+server, so a precompiled module always fits. Instances live in a pool whose
+slots keep their first pages resident (a fresh sandbox in 30 us instead of 80);
+a module whose tables or globals are too large for a slot runs on an engine
+without a pool, which takes the same precompiled code.
+
+Everything here is safe before a fork: nothing compiles in parallel and no
+WASI call runs, so no thread exists. The first call in a child starts tokio's
+worker, which wasmtime's WASI needs; `TOKIO_WORKER_THREADS` keeps it to one.
+
+WASI is wasmtime's own (preview 1): argv, environment, stdin, stdout and
+stderr; no directories, no network.
+"""
+
+import hashlib
+from typing import Final
+
+import msgspec
+import wasmtime
+from wasmtime import _bindings
+
+from keeper import capi
+from keeper.call import Call, Slot
+
+MAX_CONCURRENCY: Final = 1024
+"""Slots of the pool; as many invocations as a spec may allow for one process."""
+MAX_TABLE_ELEMENTS: Final = 1_000_000
+MAX_WASM_STACK: Final = 1 << 20
+EMPTY_MODULE: Final = b"\0asm\1\0\0\0"
+
+
+class ModuleError(Exception):
+    """The module cannot run here. The message is a sentence for its author."""
+
+
+class Sandbox(msgspec.Struct, frozen=True):
+    """What one invocation may use at most."""
+
+    memory_bytes: int
+    output_bytes: int
+    timeout_s: float
+    stderr_bytes: int = 64 * 1024
+
+
+def new_engine(*, pooled: bool = True) -> wasmtime.Engine:
+    """Return an engine. Pooled or not, it runs the same precompiled modules."""
+    config = wasmtime.Config()
+    config.epoch_interruption = True
+    config.parallel_compilation = False
+    config.max_wasm_stack = MAX_WASM_STACK
+    # Not for functions: shared memory outlives its instance's rules, and a
+    # 64-bit memory has no guard pages to lean on.
+    config.wasm_threads = False
+    config.wasm_memory64 = False
+    if pooled:
+        pool = _bindings.wasmtime_pooling_allocation_config_new()
+        for option, value in {
+            "total_core_instances": MAX_CONCURRENCY,
+            "total_memories": MAX_CONCURRENCY,
+            "total_tables": MAX_CONCURRENCY,
+            "total_stacks": MAX_CONCURRENCY,
+            "linear_memory_keep_resident": 256 * 1024,
+            "table_keep_resident": 64 * 1024,
+            "async_stack_keep_resident": 64 * 1024,
+        }.items():
+            getattr(_bindings, f"wasmtime_pooling_allocation_config_{option}_set")(pool, value)
+        _bindings.wasmtime_pooling_allocation_strategy_set(config.ptr(), pool)
+        _bindings.wasmtime_pooling_allocation_config_delete(pool)
+    return wasmtime.Engine(config)
+
+
+def engine_hash(engine: wasmtime.Engine) -> str:
+    """Return 16 hexadecimal digits that are equal where precompiled modules are interchangeable.
+
+    A precompiled module begins with everything it depends on (version, target,
+    processor features, compiler settings), so the empty module is a complete
+    description of its engine.
+    """
+    return hashlib.sha256(bytes(wasmtime.Module(engine, EMPTY_MODULE).serialize())).hexdigest()[:16]
+
+
+def compile_module(engine: wasmtime.Engine, wasm: bytes) -> wasmtime.Module:
+    """Validate and compile `wasm`.
+
+    Raises:
+        ModuleError: it is no valid module, or not one that can run here.
+    """
+    if wasm[:4] != EMPTY_MODULE[:4]:
+        raise ModuleError("this is not a WebAssembly module: it does not begin with \\0asm")
+    if wasm[4:8] == b"\x0d\0\1\0":
+        raise ModuleError(
+            "this is a WebAssembly component; functions here are core modules "
+            "(target wasm32-wasip1, also called wasm32-wasi)"
+        )
+    try:
+        module = wasmtime.Module(engine, wasm)
+    except wasmtime.WasmtimeError as error:
+        raise ModuleError(f"the module is not valid: {_one_line(error)}") from error
+    check_module(module)
+    return module
+
+
+def check_module(module: wasmtime.Module) -> None:
+    """Refuse a module that no request could ever run.
+
+    Raises:
+        ModuleError: says what it lacks or wants too much.
+    """
+    start = next((e for e in module.exports if e.name == "_start"), None)
+    if start is None:
+        raise ModuleError(
+            "the module exports no function `_start`; build it as a command (a program "
+            "with a main function), not as a library"
+        )
+    kind = start.type
+    if not isinstance(kind, wasmtime.FuncType) or kind.params or kind.results:
+        raise ModuleError("the module's `_start` must be a function without parameters and results")
+    wanted = sorted(
+        f"{i.module}.{i.name}" for i in module.imports if i.module != "wasi_snapshot_preview1"
+    )
+    if wanted:
+        more = f" and {len(wanted) - 1} more" if len(wanted) > 1 else ""
+        raise ModuleError(
+            f"the module imports {wanted[0]}{more}, which no function here gets; "
+            "only wasi_snapshot_preview1 is provided"
+        )
+
+
+class Function:
+    """A module made ready for calls: code mapped, imports resolved, limits fixed.
+
+    It belongs to one thread of one process.
+    """
+
+    def __init__(
+        self,
+        engine: wasmtime.Engine,
+        path: str,
+        sandbox: Sandbox,
+        variables: dict[str, str],
+    ) -> None:
+        """Map the precompiled module at `path`, which must not change any more.
+
+        Raises:
+            ModuleError: it is not precompiled for this engine, or cannot be linked.
+        """
+        self.sandbox = sandbox
+        self.variables = {name.encode(): value.encode() for name, value in variables.items()}
+        try:
+            self._load(engine, path)
+        except wasmtime.WasmtimeError:
+            # It may only be too large for a slot of the pool.
+            try:
+                self._load(new_engine(pooled=False), path)
+            except wasmtime.WasmtimeError as error:
+                raise ModuleError(f"the module cannot be loaded: {_one_line(error)}") from error
+        self._free: list[Slot] = []
+
+    def _load(self, engine: wasmtime.Engine, path: str) -> None:
+        linker = wasmtime.Linker(engine)
+        linker.define_wasi()
+        module = wasmtime.Module.deserialize_file(engine, path)
+        self.engine = engine
+        # Kept, because the C API sees only their addresses.
+        self._kept = (linker, module, linker.instantiate_pre(module))
+        self.engine_address = capi.address_of(engine)
+        self.instance_pre = capi.address_of(self._kept[2])
+
+    def call(
+        self,
+        argv: list[bytes],
+        stdin: bytes = b"",
+        variables: dict[bytes, bytes] | None = None,
+    ) -> Call:
+        """Begin an invocation in a fresh sandbox; nothing runs before its first `step`.
+
+        `variables` replace the function's own for this call.
+        """
+        slot = self._free.pop() if self._free else Slot()
+        try:
+            return Call(self, slot, argv, stdin, self.variables if variables is None else variables)
+        except ValueError:
+            self.release(slot)
+            raise
+
+    def release(self, slot: Slot) -> None:
+        """Take back the slot of a call that has ended."""
+        self._free.append(slot)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500]

@@ -1,0 +1,66 @@
+"""Runs a child's invocations in turns: short ones at once, long ones a slice at a time.
+
+Most calls end within their first slice and are answered without a task, a
+timer or a turn of the event loop. The others wait in a queue; each turn of
+the loop runs one slice of the first, so that new requests get in between.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from keeper.answer import Invocation
+from keeper.call import Call, Outcome
+from keeper.engine import Function
+from keeper.scoreboard import Scoreboard
+from keeper.ticker import Ticker
+
+Done = Callable[[Outcome], None]
+
+
+class Runner:
+    """The invocations of one function in this process."""
+
+    def __init__(
+        self, function: Function, scoreboard: Scoreboard, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._function = function
+        self._scoreboard = scoreboard
+        self._loop = loop
+        self._ticker = Ticker(function.engine)
+        self._waiting: deque[tuple[Call, Done]] = deque()
+
+    def run(self, invocation: Invocation, done: Done) -> None:
+        """Begin an invocation; `done` is called with its outcome, maybe before this returns.
+
+        Raises:
+            ValueError: WASI does not take the arguments.
+        """
+        call = self._function.call(invocation.argv, invocation.stdin, invocation.variables)
+        self._scoreboard.began()
+        outcome = self._slice(call)
+        if outcome is not None:
+            self._scoreboard.ended()
+            done(outcome)
+            return
+        if not self._waiting:
+            self._loop.call_soon(self._turn)
+        self._waiting.append((call, done))
+
+    def _slice(self, call: Call) -> Outcome | None:
+        self._ticker.touch()
+        self._scoreboard.enter(call.deadline)
+        outcome = call.step()
+        self._scoreboard.leave()
+        return outcome
+
+    def _turn(self) -> None:
+        call, done = self._waiting.popleft()
+        outcome = self._slice(call)
+        if outcome is None:
+            self._waiting.append((call, done))
+        if self._waiting:
+            self._loop.call_soon(self._turn)
+        if outcome is not None:
+            self._scoreboard.ended()
+            done(outcome)
