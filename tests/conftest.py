@@ -22,7 +22,7 @@ class NatsServer:
         self.directory = directory
         self.token_file = directory / "token"
         self.token_file.write_text(token)
-        self._token = token
+        self.token = token
         self._config = directory / "nats.conf"
         self._config.write_text(config)
         self._port = -1
@@ -37,14 +37,14 @@ class NatsServer:
     def settings(self) -> BusSettings:
         """How to connect to it."""
         return BusSettings(
-            nats_url=self.url, nats_token_file=str(self.token_file) if self._token else ""
+            nats_url=self.url, nats_token_file=str(self.token_file) if self.token else ""
         )
 
     def start(self) -> None:
         command = [str(NATS_SERVER), "-c", str(self._config), "-a", "127.0.0.1"]
         command += ["-p", str(self._port), "-js", "-sd", str(self.directory / f"js{self._data}")]
-        if self._token:
-            command += ["--auth", self._token]
+        if self.token:
+            command += ["--auth", self.token]
         self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self._process.stderr is not None
         said = []

@@ -55,7 +55,8 @@ class Bus:
         self.js: JetStreamContext = self.nc.jetstream()
         self.last_error = ""
         self._up = asyncio.Event()
-        self._closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._refused = asyncio.Event()
         self._denials: dict[str, str] = {}
         self._listeners: set[Callable[[], None]] = set()
 
@@ -69,11 +70,12 @@ class Bus:
         await self._up.wait()
 
     async def watch(self) -> NoReturn:
-        """Raise BusRefused when the connection is gone for good, such as by a changed token.
+        """Raise BusRefused if the client ever gives up for good. Supervise this.
 
-        A service supervises this: with a fresh process the settings are read again.
+        A server that is away, or that refuses us after it knew us, is no reason:
+        what is served stays, and the token file is read again at each attempt.
         """
-        reason = await asyncio.shield(self._closed)
+        reason = await asyncio.shield(self._over)
         raise BusRefused(f"the connection of {self.name} to {self.url}", reason)
 
     def denial(self, subject: str) -> str:
@@ -105,9 +107,55 @@ class Bus:
             with self.on_break(give_up):
                 yield
 
+    async def open(self, settings: BusSettings, credentials: dict[str, Any]) -> None:
+        """Connect, waiting for a server that is not there yet. Errors are those of `connect`."""
+        connecting = asyncio.ensure_future(self._connect(settings, credentials))
+        refused = asyncio.ensure_future(self._refused.wait())
+        ends: set[asyncio.Future[Any]] = {connecting, refused}
+        try:
+            await asyncio.wait(
+                ends, timeout=settings.nats_wait_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            if refused.done():
+                raise BusRefused(f"the connection of {self.name} to {self.url}", self.last_error)
+            if not connecting.done():
+                doing = f"connecting to {self.url}; start a server there, or set nats_url"
+                raise BusUnavailable(doing, settings.nats_wait_s, self.last_error)
+            connecting.result()
+            self._up.set()
+        finally:
+            refused.cancel()
+            connecting.cancel()
+            await asyncio.wait(ends)
+
+    async def close(self) -> None:
+        """Send what is still to be sent, and close."""
+        if self.connected:
+            with contextlib.suppress(nats.errors.Error, OSError):
+                await self.nc.flush(timeout=1)
+        self._up.clear()  # So that closing is not told as a loss.
+        await self.nc.close()
+
+    async def _connect(self, settings: BusSettings, credentials: dict[str, Any]) -> None:
+        await self.nc.connect(
+            servers=[server.strip() for server in settings.nats_url.split(",")],
+            name=self.name,
+            error_cb=self._error,
+            disconnected_cb=self._disconnected,
+            reconnected_cb=self._connected,
+            closed_cb=self._gone,
+            connect_timeout=_CONNECT_TIMEOUT_S,
+            max_reconnect_attempts=-1,
+            # The client only sleeps for it; its annotation says int.
+            reconnect_time_wait=random.uniform(*_RECONNECT_WAIT_S),  # type: ignore[arg-type]  # noqa: S311 - jitter
+            ping_interval=_PING_INTERVAL_S,
+            **credentials,
+        )
+
     async def _connected(self) -> None:
         log.info("connected to NATS again", extra={"url": self.url})
         self._denials.clear()
+        self._refused.clear()
         self._up.set()
 
     async def _disconnected(self) -> None:
@@ -120,8 +168,8 @@ class Bus:
 
     async def _gone(self) -> None:
         self._break()
-        if not self._closed.done():
-            self._closed.set_result(self.last_error or "the client closed it")
+        if not self._over.done():
+            self._over.set_result(self.last_error or "the client closed it")
 
     def _break(self) -> None:
         self._up.clear()
@@ -141,10 +189,10 @@ class Bus:
             )
             if len(self._denials) < _MAX_DENIALS:
                 self._denials[denied[1]] = self.last_error
-        elif isinstance(error, nats.errors.AuthorizationError):
-            log.error("NATS does not accept our credentials", extra={"url": self.url})
-            if not self._closed.done():
-                self._closed.set_result(self.last_error)
+        elif "authorization violation" in self.last_error.lower():
+            if not self._refused.is_set():
+                log.error("NATS does not accept our credentials", extra={"url": self.url})
+            self._refused.set()
         elif isinstance(error, (OSError, TimeoutError, nats.errors.UnexpectedEOF)):
             # Told once, by _disconnected: each further attempt would repeat it.
             log.debug("NATS is not reachable: %s", self.last_error)
@@ -160,47 +208,14 @@ async def connect(settings: BusSettings, name: str) -> AsyncIterator[Bus]:
         BusUnavailable: no server within `settings.nats_wait_s`.
         BusRefused: the server does not accept the credentials, or they cannot be read.
     """
-    servers = [server.strip() for server in settings.nats_url.split(",")]
-    bus = Bus(name, ",".join(without_credentials(server) for server in servers))
-    connecting = asyncio.ensure_future(
-        bus.nc.connect(
-            servers=servers,
-            name=name,
-            error_cb=bus._error,  # noqa: SLF001 - the callbacks belong to the pair
-            disconnected_cb=bus._disconnected,  # noqa: SLF001
-            reconnected_cb=bus._connected,  # noqa: SLF001
-            closed_cb=bus._gone,  # noqa: SLF001
-            connect_timeout=_CONNECT_TIMEOUT_S,
-            max_reconnect_attempts=-1,
-            # The client only sleeps for it; its annotation says int.
-            reconnect_time_wait=random.uniform(*_RECONNECT_WAIT_S),  # type: ignore[arg-type]  # noqa: S311
-            ping_interval=_PING_INTERVAL_S,
-            **_credentials(settings),
-        )
-    )
+    url = ",".join(without_credentials(server) for server in settings.nats_url.split(","))
+    credentials = _credentials(settings)
+    bus = Bus(name, url)
     try:
-        ends: set[asyncio.Future[Any]] = {connecting, bus._closed}  # noqa: SLF001
-        await asyncio.wait(
-            ends,
-            timeout=settings.nats_wait_s,
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        if bus._closed.done():  # noqa: SLF001
-            raise BusRefused(f"the connection of {name} to {bus.url}", bus.last_error)
-        if not connecting.done():
-            doing = f"connecting to {bus.url}; start a server there, or set nats_url"
-            raise BusUnavailable(doing, settings.nats_wait_s, bus.last_error)
-        connecting.result()
-        bus._up.set()  # noqa: SLF001
+        await bus.open(settings, credentials)
         yield bus
     finally:
-        connecting.cancel()
-        await asyncio.wait({connecting})
-        if bus.connected:
-            with contextlib.suppress(nats.errors.Error, OSError):
-                await bus.nc.flush(timeout=1)
-        bus._up.clear()  # noqa: SLF001 - so that closing is not told as a loss
-        await bus.nc.close()
+        await bus.close()
 
 
 async def settle(nc: Client) -> None:
@@ -216,7 +231,7 @@ async def settle(nc: Client) -> None:
 
 def without_credentials(url: str) -> str:
     """Return `url` as it may be logged: without user, password or token."""
-    parts = urlsplit(url)
+    parts = urlsplit(url.strip())
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
@@ -224,10 +239,19 @@ def _credentials(settings: BusSettings) -> dict[str, Any]:
     """Return the client's options for what the settings name."""
     options: dict[str, Any] = {}
     if settings.nats_token_file:
+        file = Path(settings.nats_token_file)
+
+        def token() -> str:
+            """Return the token as it is now: asked for at every connection."""
+            return file.read_text("utf-8").strip()
+
         try:
-            options["token"] = Path(settings.nats_token_file).read_text("utf-8").strip()
-        except OSError as error:
+            token()
+        except (OSError, UnicodeDecodeError) as error:
             raise BusRefused("to start", f"cannot read nats_token_file: {error}") from error
+        options["token"] = token
     if settings.nats_creds_file:
+        if not Path(settings.nats_creds_file).is_file():
+            raise BusRefused("to start", f"there is no file {settings.nats_creds_file}")
         options["user_credentials"] = settings.nats_creds_file
     return options

@@ -54,7 +54,8 @@ async def lead(
 
     When the lease is lost, `govern` is cancelled and contending goes on after it
     has ended. When `govern` returns, or this is cancelled, the lease is released,
-    so that a standby takes over at once. What `govern` raises is raised.
+    so that a standby takes over at once. What `govern` raises is raised, in an
+    ExceptionGroup.
 
     Args:
         bus: the connection.

@@ -52,6 +52,14 @@ class Object(msgspec.Struct, frozen=True):
     deleted: bool = False
     headers: dict[str, str | list[str]] | None = None
 
+    @property
+    def sha256(self) -> str:
+        """The digest in hexadecimal, or an empty string if it is none."""
+        try:
+            return base64.urlsafe_b64decode(self.digest.removeprefix("SHA-256=")).hex()
+        except ValueError:
+            return ""
+
     def header(self, name: str) -> str:
         """Return the (first) value of a header, or an empty string."""
         value = (self.headers or {}).get(name, "")
@@ -93,8 +101,7 @@ async def read(
             content += chunk
             if len(content) > found.size:
                 break
-        digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode()
-        if len(content) != found.size or found.digest != f"SHA-256={digest}":
+        if len(content) != found.size or hashlib.sha256(content).hexdigest() != found.sha256:
             raise ObjectUnusable(bucket, name, "is damaged; write it again")
         return bytes(content)
 

@@ -25,6 +25,8 @@ _ATTEMPT_S: Final = 1.0
 _PAUSE_S: Final = (0.02, 0.1)
 _WRONG_SEQUENCE: Final = (10071, 10164)
 """Server error codes: wrong last sequence."""
+_NOT_STORED: Final = 10077
+"""Server error code: the stream is full, or its disk is."""
 
 
 async def publish(
@@ -130,6 +132,8 @@ async def _attempt(bus: Bus, subject: str, payload: bytes, headers: dict[str, st
             raise BusRefused(f"publishing on {subject}", denial) from None
         raise _Again("no acknowledgement", uncertain=True) from None
     except js_errors.ServiceUnavailableError as error:
+        if error.err_code == _NOT_STORED:
+            raise
         raise _Again(error.description or "JetStream is not ready") from error
     except js_errors.NoStreamResponseError as error:
         raise _Again("no stream captures this subject") from error

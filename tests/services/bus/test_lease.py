@@ -10,6 +10,7 @@ import pytest
 
 from schemas.streams import LEASES, Lease
 from services.bus.connection import connect
+from services.bus.election import LEASE_S
 from services.bus.lease import Reign, lead
 from services.bus.streams import ensure_streams
 
@@ -103,3 +104,49 @@ async def test_a_server_restart_keeps_the_leader(server):
                 ((name, reign),) = throne.now
                 assert (name, throne.terms) == ("a", [1])
                 assert reign.holds
+
+
+async def test_a_leader_that_cannot_renew_steps_down_in_time(server):
+    throne = Throne()
+    async with contender(server, throne, "a"):
+        await throne.until("a")
+        ((_, reign),) = throne.now
+        with server.frozen():
+            async with asyncio.timeout(LEASE_S + 0.5):
+                await reign.lost.wait()
+            assert not reign.holds
+        await throne.until("a", terms=2)
+
+
+async def test_a_reign_that_ends_by_itself_releases_and_its_failure_is_raised(server):
+    async def fail(reign: Reign) -> None:
+        raise ValueError(f"term {reign.term}")
+
+    async def end(reign: Reign) -> None:
+        assert reign.term == 2
+
+    async with connect(server.settings, "a") as bus:
+        with pytest.raises(ExceptionGroup) as caught:
+            await lead(bus, "scheduler", "a", fail)
+        assert caught.group_contains(ValueError, match="term 1")
+        async with asyncio.timeout(1):
+            await lead(bus, "scheduler", "b", end)
+
+
+async def test_terms_go_on_after_the_server_lost_its_data(server):
+    throne = Throne()
+    async with contender(server, throne, "a"):
+        await throne.until("a")
+        server.lose_data()
+        async with connect(server.settings, "setup") as bus:
+            await ensure_streams(bus.js, [LEASES])
+        await throne.until("a", terms=2)
+        assert throne.terms == [1, 2]
+
+
+async def test_what_is_no_lease_on_the_subject_is_outlasted(server):
+    throne = Throne()
+    async with connect(server.settings, "vandal") as bus:
+        await bus.js.publish("wasmfn.leases.scheduler", b"what?")
+    async with contender(server, throne, "a"):
+        await throne.until("a")
