@@ -1,0 +1,144 @@
+"""`python -m services.router [SETTINGS.toml]`: the wiring of the router process."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Callable
+from typing import Final
+
+import prometheus_client
+import uvicorn
+
+from schemas.names import new_instance_id
+from schemas.settings import SettingsError
+from services.bus.connection import connect, settle
+from services.bus.events import event_log
+from services.bus.streams import ensure_streams
+from services.process import Process, PublicError, Server, serve
+from services.router import sync
+from services.router.activity import report
+from services.router.demand import asker
+from services.router.framing import networks
+from services.router.invoke import Invocations
+from services.router.limits import Limits
+from services.router.metrics import Collector, Metrics
+from services.router.parking import Lot
+from services.router.protocol import ClientLimits, client_protocol
+from services.router.settings import RouterSettings
+from services.router.slots import Slots
+from services.router.state import State
+from services.router.upstream import Pool
+
+log = logging.getLogger(__name__)
+
+_SNAPSHOT_S: Final = 5.0
+_BACKLOG: Final = 2048
+
+
+async def main(process: Process, settings: RouterSettings) -> None:
+    """Serve until told to stop, then let what is in flight end."""
+    try:
+        trusted = networks(settings.trusted_proxies)
+    except ValueError as error:
+        raise SettingsError(f"setting WASMFN_ROUTER_TRUSTED_PROXIES: {error}") from None
+    listener = listen(settings.http)
+    router = new_instance_id()
+    serving = process.ready.needs("http", "not listening yet")
+    limits = Limits(
+        connect_s=settings.connect_s,
+        grace_s=settings.answer_grace_s,
+        stall_s=settings.stall_s,
+        transfer_s=settings.transfer_s,
+        park_s=settings.park_s,
+    )
+    metrics = Metrics()
+    pool = Pool(settings.connect_s, settings.upstream_idle_s)
+    async with connect(settings, "router") as bus, event_log(bus) as events:
+        await ensure_streams(bus.js)
+        slots = Slots(
+            router,
+            State(),
+            Lot(settings.park_per_function, settings.park_total),
+            asker(bus),
+            metrics,
+            events.emit,
+            pool.drop,
+            settings.park_s,
+        )
+        complete = asyncio.Event()
+        sync.start(process, bus, slots, complete.set)
+        process.start(report(bus, router, slots), "activity")
+        process.start(bus.watch(), "bus")
+        await settle(bus.nc)
+        app = Invocations(slots, pool, limits, metrics, events.emit, trusted)
+        server = data_server(app, settings)
+        prometheus_client.REGISTRY.register(Collector(metrics, gauges(slots, pool, server)))
+        # Who connects during a restart waits in the backlog for the whole route table.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SNAPSHOT_S):
+                await complete.wait()
+        running = asyncio.create_task(server.serve([listener]), name="data port")
+        log.info("serving", extra={"http": "http://{}:{}".format(*listener.getsockname()[:2])})
+        serving.met()
+        await process.stopping.wait()
+        server.should_exit = True
+        await running
+        slots.close()
+        pool.close()
+
+
+def listen(address: str) -> socket.socket:
+    """Return the data port's listener. PublicError says why there is none."""
+    host, _, port = address.rpartition(":")
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host.strip("[]"), int(port)), family=family, backlog=_BACKLOG)
+    except (OSError, ValueError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no HOST:PORT"
+        advice = "set WASMFN_ROUTER_HTTP to a free address"
+        raise PublicError(f"cannot serve at {address}: {reason}; {advice}") from error
+
+
+def data_server(app: Invocations, settings: RouterSettings) -> Server:
+    """Return the server of the data port, not yet running."""
+    limits = ClientLimits(
+        head_s=settings.head_s,
+        head_bytes=settings.head_bytes,
+        keep_alive_s=settings.keep_alive_s,
+        max_connections=settings.max_connections,
+    )
+    return Server(
+        uvicorn.Config(
+            app,
+            http=client_protocol(limits),
+            interface="asgi3",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=int(settings.keep_alive_s),
+            timeout_graceful_shutdown=max(1, int(settings.grace_s) - 1),
+        )
+    )
+
+
+def gauges(
+    slots: Slots, pool: Pool, server: Server
+) -> tuple[tuple[str, str, Callable[[], float]], ...]:
+    """Return what is read at the moment of asking."""
+    state = slots.state
+    return (
+        ("in_flight", "Requests at an instance.", lambda: sum(slots.in_flight.values())),
+        ("parked", "Requests that wait for an instance.", lambda: len(slots.lot)),
+        ("routes", "Routes in force.", lambda: len(state.table)),
+        ("functions", "Functions in force.", lambda: len(state.functions)),
+        ("idle_connections", "Connections to instances, idle.", pool.idle),
+        ("connections", "Connections of clients.", lambda: len(server.server_state.connections)),
+    )
+
+
+if __name__ == "__main__":
+    serve("router", RouterSettings, main)

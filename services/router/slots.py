@@ -1,0 +1,335 @@
+"""Give each request a slot of an endpoint: at once, or after a bounded wait.
+
+This is where the pure parts meet: `state` says which endpoints there are,
+`choice` picks one, `parking` keeps who waits in order, and one demand at a time
+for each function asks the scheduler. A slot that comes free, an endpoint that
+appears and an ejection that ends all lead to `serve`, which gives what there is
+to whoever has waited longest. Nobody overtakes: while someone waits for a
+function, a newcomer waits too.
+"""
+
+# ruff: noqa: N818 - the names say what happened; a suffix would add nothing
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import msgspec
+
+from schemas.control import DemandMet, DemandRefused, DemandRequest
+from schemas.events import Event, new_event
+from services.router.choice import (
+    FOREVER,
+    Candidate,
+    Cause,
+    Shortage,
+    choose,
+    eject,
+    next_return,
+    shortage,
+    silent_instances,
+)
+from services.router.demand import Ask
+from services.router.metrics import Metrics
+from services.router.parking import Lot
+from services.router.problems import Problem
+from services.router.state import State
+from services.router.table import Key
+
+_AGAIN_S: Final = (0.1, 5.0)
+"""Bounds of the pause between two demands for what is still short."""
+
+
+class ColdStart(msgspec.Struct, frozen=True):
+    """What a request went through that waited for an instance to come up. Milliseconds."""
+
+    parked_ms: float
+    demand_ms: float
+    steps_ms: dict[str, float]
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """A slot of an endpoint. It must be given back with `release`."""
+
+    candidate: Candidate
+    cold: ColdStart | None = None
+
+
+class NoSlot(Exception):
+    """There is no slot for this request, and there will be none in time."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        super().__init__(problem.detail)
+
+
+class _Waiter:
+    """A parked request."""
+
+    __slots__ = ("future", "request_id", "since")
+
+    def __init__(self, request_id: str, now: float) -> None:
+        self.request_id = request_id
+        self.since = now
+        self.future: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
+
+
+class _Flight:
+    """The running demand for one function."""
+
+    __slots__ = ("correlation", "met", "reason", "since", "task")
+
+    def __init__(self, correlation: str, reason: Shortage, now: float) -> None:
+        self.correlation = correlation
+        self.reason = reason
+        self.since = now
+        self.met: tuple[float, dict[str, float]] | None = None
+        self.task: asyncio.Task[None] | None = None
+
+
+class Slots:
+    """The slots of all endpoints, and the queue for them."""
+
+    def __init__(
+        self,
+        router: str,
+        state: State,
+        lot: Lot["_Waiter"],
+        ask: Ask,
+        metrics: Metrics,
+        emit: Callable[[Event], None],
+        gone: Callable[[str], None],
+        park_s: float,
+    ) -> None:
+        """Take what it works on.
+
+        Args:
+            router: this router's id, said in demands.
+            state: what there is.
+            lot: the parking lot, empty.
+            ask: asks the scheduler.
+            metrics: counts.
+            emit: takes events.
+            gone: told of each instance whose connections are of no use any more.
+            park_s: the longest that a request waits.
+        """
+        self.state = state
+        self.lot = lot
+        self.in_flight: dict[Key, int] = {}
+        self._router = router
+        self._ask = ask
+        self._metrics = metrics
+        self._emit = emit
+        self._gone = gone
+        self._park_s = park_s
+        self._loop = asyncio.get_running_loop()
+        self._flights: dict[Key, _Flight] = {}
+        self._alarms: dict[Key, asyncio.TimerHandle] = {}
+
+    def take(self, function: Key) -> Candidate | None:
+        """Return a slot if one is free and nobody waits for it."""
+        return None if self.lot.waiting(function) else self._take(function)
+
+    async def acquire(self, function: Key, request_id: str, within_s: float) -> Grant:
+        """Return a slot, waiting for it if need be.
+
+        Raises:
+            NoSlot: too many wait already, the wait was too long, or there will be none.
+        """
+        candidate = self.take(function)
+        if candidate is not None:
+            return Grant(candidate)
+        waiter = _Waiter(request_id, self._loop.time())
+        if not self.lot.park(function, waiter):
+            self._metrics.overflows += 1
+            detail = "too many requests wait for this function; send it again a little later"
+            raise NoSlot(Problem(503, detail, retry_after_s=1.0))
+        self.serve(function)
+        if self.lot.waiting(function):
+            self._demand(function, request_id)
+        try:
+            async with asyncio.timeout(within_s):
+                return await waiter.future
+        except TimeoutError:
+            if waiter.future.done() and not waiter.future.cancelled():
+                return waiter.future.result()
+            detail = f"no instance had room within {within_s:.0f} s; send it again later"
+            raise NoSlot(Problem(503, detail, retry_after_s=5.0)) from None
+        except asyncio.CancelledError:
+            future = waiter.future
+            if future.done() and not future.cancelled() and future.exception() is None:
+                # The slot came at the very moment the client left.
+                self.release(function, future.result().candidate, "")
+            raise
+        finally:
+            self.lot.leave(function, waiter)
+
+    def release(self, function: Key, candidate: Candidate, cause: Cause | None = None) -> None:
+        """Give a slot back.
+
+        Args:
+            function: whose slot it was.
+            candidate: the endpoint.
+            cause: why its call failed; empty if the failure is not the endpoint's,
+                None if it was answered.
+        """
+        candidate.in_flight -= 1
+        left = self.in_flight.get(function, 0) - 1
+        if left > 0:
+            self.in_flight[function] = left
+        else:
+            self.in_flight.pop(function, None)
+        if cause:
+            self._eject(function, candidate, cause)
+        elif cause is None and candidate.failures:
+            candidate.failures = 0
+        if self.lot.waiting(function):
+            self.serve(function)
+
+    def serve(self, function: Key) -> None:
+        """Give what slots there are to those who wait for `function`, the eldest first."""
+        if function not in self.state.functions:
+            self._refuse(function, Problem(503, "the function is gone", retry_after_s=5.0))
+            return
+        while self.lot.waiting(function):
+            candidate = self._take(function)
+            if candidate is None:
+                self._set_alarm(function)
+                return
+            waiter = self.lot.next(function)
+            assert waiter is not None  # noqa: S101 - someone waits, as was just asked
+            waiter.future.set_result(Grant(candidate, self._cold_start(function, waiter)))
+
+    def changed(self, functions: Iterable[Key]) -> None:
+        """Look again at `functions`, which may have gained or lost an endpoint."""
+        for function in functions:
+            if self.lot.waiting(function):
+                self.serve(function)
+
+    def close(self) -> None:
+        """Stop asking."""
+        for flight in self._flights.values():
+            if flight.task is not None:
+                flight.task.cancel()
+        for alarm in self._alarms.values():
+            alarm.cancel()
+
+    def _take(self, function: Key) -> Candidate | None:
+        fleet = self.state.fleets.get(function)
+        if fleet is None:
+            return None
+        active = self.state.functions.get(function)
+        fleet.turn += 1
+        candidate = choose(
+            fleet.candidates,
+            active.revision if active is not None else 0,
+            self._loop.time(),
+            fleet.turn,
+        )
+        if candidate is not None:
+            candidate.in_flight += 1
+            self.in_flight[function] = self.in_flight.get(function, 0) + 1
+        return candidate
+
+    def _eject(self, function: Key, candidate: Candidate, cause: Cause) -> None:
+        now = self._loop.time()
+        news = candidate.ejected_until <= now
+        ejection = eject(candidate, cause, now)
+        self.state.eject(candidate, ejection)
+        if cause == "busy":
+            return
+        self._gone(candidate.endpoint.instance)
+        if not news:
+            return
+        self._metrics.ejections[cause] = self._metrics.ejections.get(cause, 0) + 1
+        pause = "for good" if ejection.until == FOREVER else f"for {ejection.until - now:.1f} s"
+        self._emit(
+            new_event(
+                "router", *_names(function, "endpoint"), "ejected",
+                f"instance {candidate.endpoint.instance} of {function[1]} gets no requests {pause}:"
+                f" its last call ended as `{cause}`",
+                level="warning", instance=candidate.endpoint.instance, cause=cause,
+            )
+        )  # fmt: skip
+
+    def _set_alarm(self, function: Key) -> None:
+        """See to it that `serve` runs when an ejected endpoint may be tried again."""
+        when = next_return(self.state.candidates(function), self._loop.time())
+        alarm = self._alarms.get(function)
+        if when is None or (alarm is not None and alarm.when() <= when):
+            return
+        if alarm is not None:
+            alarm.cancel()
+        self._alarms[function] = self._loop.call_at(when, self._on_alarm, function)
+
+    def _on_alarm(self, function: Key) -> None:
+        del self._alarms[function]
+        self.changed((function,))
+
+    def _cold_start(self, function: Key, waiter: _Waiter) -> ColdStart | None:
+        """Return the cold start that ends with `waiter`, if the demand was made for it."""
+        flight = self._flights.get(function)
+        if flight is None or flight.correlation != waiter.request_id:
+            return None
+        if flight.reason == "saturated":
+            return None
+        now = self._loop.time()
+        # An endpoint can be told by the stream before the demand's answer is here.
+        demand_ms, steps_ms = flight.met or ((now - flight.since) * 1000, {})
+        return ColdStart((now - waiter.since) * 1000, demand_ms, steps_ms)
+
+    def _demand(self, function: Key, correlation: str) -> None:
+        if function not in self._flights:
+            now = self._loop.time()
+            reason = shortage(self.state.candidates(function), now)
+            flight = self._flights[function] = _Flight(correlation, reason, now)
+            flight.task = self._loop.create_task(self._fly(function, flight))
+
+    async def _fly(self, function: Key, flight: _Flight) -> None:
+        """Ask until nobody waits any more."""
+        try:
+            while waiting := self.lot.waiting(function):
+                pause = await self._ask_once(function, flight, waiting)
+                if self.lot.waiting(function):
+                    await asyncio.sleep(min(max(pause, _AGAIN_S[0]), _AGAIN_S[1]))
+        finally:
+            del self._flights[function]
+
+    async def _ask_once(self, function: Key, flight: _Flight, waiting: int) -> float:
+        """Ask once and act on the answer. Returns how long to wait before asking again."""
+        now = self._loop.time()
+        candidates = self.state.candidates(function)
+        reason = shortage(candidates, now)
+        reply = await self._ask(
+            function,
+            DemandRequest(
+                router=self._router,
+                reason=reason,
+                parked=waiting,
+                deadline_s=self._park_s,
+                failed_instances=silent_instances(candidates, now),
+                correlation=flight.correlation,
+            ),
+        )
+        if isinstance(reply, DemandRefused):
+            if shortage(self.state.candidates(function), self._loop.time()) != "saturated":
+                detail = f"no instance of the function can be had: {reply.message}"
+                self._refuse(function, Problem(503, detail, retry_after_s=reply.retry_after_s))
+            return reply.retry_after_s
+        self._met(function, flight, reply, (self._loop.time() - now) * 1000)
+        return 0.0
+
+    def _met(self, function: Key, flight: _Flight, reply: DemandMet, demand_ms: float) -> None:
+        flight.met = (demand_ms, reply.steps_ms)
+        for endpoint in reply.endpoints:
+            if (endpoint.namespace, endpoint.function) == function:
+                self.state.put_endpoint(endpoint)
+        self.serve(function)
+
+    def _refuse(self, function: Key, problem: Problem) -> None:
+        while (waiter := self.lot.next(function)) is not None:
+            waiter.future.set_exception(NoSlot(problem))
+
+
+def _names(function: Key, kind: str) -> tuple[str, str, str]:
+    return function[0], kind, function[1]

@@ -1,0 +1,191 @@
+"""What the router serves, in memory, and what each message of the bus changes in it.
+
+Plain data and functions over it: no clock, no bus, no sockets. Each `apply_*`
+returns the functions that may have gained an endpoint, so that the shell can
+look at who is parked for them.
+
+Instances and pods are known by ids that are never reused, so what is once
+known of an id stays true: a dead pod's endpoints do not come back, nor does an
+instance that was withdrawn, even if an old message or a late answer of the
+scheduler names it. Those memories are bounded; the oldest are forgotten.
+"""
+
+from collections.abc import Hashable, Iterable
+from typing import Final, Generic, TypeVar
+
+import msgspec
+
+from schemas import subjects
+from schemas.active import Active, ActiveFunction, ActiveRoute
+from schemas.endpoints import Endpoint
+from schemas.pods import PodFact
+from services.router.choice import FOREVER, Candidate, Ejection
+from services.router.table import Key, Table, compact
+
+_REMEMBERED: Final = 65_536
+
+H = TypeVar("H", bound=Hashable)
+
+
+class Memory(Generic[H]):
+    """A set that forgets its oldest members when it is full."""
+
+    def __init__(self, limit: int = _REMEMBERED) -> None:
+        self._limit = limit
+        self._members: dict[H, None] = {}
+
+    def add(self, member: H) -> None:
+        """Remember `member`."""
+        self._members[member] = None
+        if len(self._members) > self._limit:
+            del self._members[next(iter(self._members))]
+
+    def __contains__(self, member: H) -> bool:
+        return member in self._members
+
+
+class Function(msgspec.Struct, frozen=True):
+    """What the router needs of a function in force."""
+
+    key: Key
+    revision: int
+    timeout_s: float
+    body_bytes: int
+
+
+class Fleet:
+    """The endpoints of one function."""
+
+    __slots__ = ("by_instance", "candidates", "turn")
+
+    def __init__(self) -> None:
+        self.candidates: list[Candidate] = []
+        self.by_instance: dict[str, Candidate] = {}
+        self.turn = 0
+
+
+class State:
+    """Everything the router knows."""
+
+    def __init__(self) -> None:
+        self.complete = False
+        """Everything there was at the start has been read."""
+        self.table = Table()
+        self.functions: dict[Key, Function] = {}
+        self.fleets: dict[Key, Fleet] = {}
+        self.dead_pods: Memory[str] = Memory()
+        self.withdrawn: Memory[str] = Memory()
+        self._of_pod: dict[str, set[tuple[Key, str]]] = {}
+
+    def candidates(self, function: Key) -> list[Candidate]:
+        """Return the endpoints of `function`, usable or not."""
+        fleet = self.fleets.get(function)
+        return fleet.candidates if fleet is not None else []
+
+    def put_endpoint(self, endpoint: Endpoint) -> bool:
+        """Add or replace an endpoint; False if it is known to be gone."""
+        if endpoint.pod in self.dead_pods or endpoint.instance in self.withdrawn:
+            return False
+        function = (endpoint.namespace, endpoint.function)
+        fleet = self.fleets.get(function)
+        if fleet is None:
+            fleet = self.fleets[function] = Fleet()
+        known = fleet.by_instance.get(endpoint.instance)
+        if known is not None:
+            self._unlink(known.endpoint)
+            known.endpoint = endpoint
+        else:
+            candidate = Candidate(endpoint)
+            fleet.by_instance[endpoint.instance] = candidate
+            fleet.candidates.append(candidate)
+        self._of_pod.setdefault(endpoint.pod, set()).add((function, endpoint.instance))
+        return True
+
+    def withdraw(self, function: Key, instance: str) -> Candidate | None:
+        """Take an instance out for good. Returns what it was, for its connections' sake."""
+        self.withdrawn.add(instance)
+        return self._remove(function, instance)
+
+    def kill_pod(self, uid: str) -> list[Candidate]:
+        """Take out every endpoint of a pod that is dead."""
+        self.dead_pods.add(uid)
+        removed = [self._remove(*place) for place in tuple(self._of_pod.get(uid, ()))]
+        return [candidate for candidate in removed if candidate is not None]
+
+    def eject(self, candidate: Candidate, ejection: Ejection) -> None:
+        """Leave an endpoint alone for a while, or, for good, drop it."""
+        candidate.cause = ejection.cause
+        candidate.ejected_until = ejection.until
+        candidate.failures = ejection.failures
+        if ejection.until == FOREVER:
+            endpoint = candidate.endpoint
+            self.withdraw((endpoint.namespace, endpoint.function), endpoint.instance)
+
+    def _remove(self, function: Key, instance: str) -> Candidate | None:
+        fleet = self.fleets.get(function)
+        candidate = fleet.by_instance.pop(instance, None) if fleet is not None else None
+        if fleet is None or candidate is None:
+            return None
+        fleet.candidates.remove(candidate)
+        if not fleet.candidates:
+            del self.fleets[function]
+        self._unlink(candidate.endpoint)
+        return candidate
+
+    def _unlink(self, endpoint: Endpoint) -> None:
+        places = self._of_pod.get(endpoint.pod)
+        if places is not None:
+            places.discard(((endpoint.namespace, endpoint.function), endpoint.instance))
+            if not places:
+                del self._of_pod[endpoint.pod]
+
+
+def apply_active(state: State, subject: str, active: Active | None) -> list[Key]:
+    """Apply what is in force at `subject` now; None means nothing any more."""
+    tokens = subjects.ACTIVE.parse(subject)
+    if tokens is None:
+        return []
+    name = (tokens["namespace"], tokens["name"])
+    if tokens["kind"] == "route":
+        if isinstance(active, ActiveRoute):
+            state.table.put(compact(active))
+        elif active is None:
+            state.table.remove(name)
+    elif tokens["kind"] == "function":
+        if isinstance(active, ActiveFunction):
+            limits = active.spec.limits
+            state.functions[name] = Function(
+                name, active.revision, limits.timeout_s, limits.body_bytes
+            )
+        elif active is None:
+            state.functions.pop(name, None)
+        return [name]
+    return []
+
+
+def apply_endpoint(state: State, subject: str, endpoint: Endpoint | None) -> list[Key]:
+    """Apply an endpoint fact; None means that the instance is withdrawn."""
+    tokens = subjects.ENDPOINTS.parse(subject)
+    if tokens is None:
+        return []
+    function = (tokens["namespace"], tokens["function"])
+    if endpoint is None:
+        state.withdraw(function, tokens["instance"])
+        return [function]
+    told = (endpoint.namespace, endpoint.function, endpoint.instance)
+    if told != (*function, tokens["instance"]):
+        return []
+    return [function] if state.put_endpoint(endpoint) else []
+
+
+def apply_pod(state: State, subject: str, fact: PodFact | None) -> list[Key]:
+    """Apply a pod fact. Only death matters here; that a fact is gone says nothing."""
+    tokens = subjects.PODS.parse(subject)
+    if tokens is None or fact is None or fact.phase != "dead" or fact.uid != tokens["uid"]:
+        return []
+    return functions_of(state.kill_pod(fact.uid))
+
+
+def functions_of(candidates: Iterable[Candidate]) -> list[Key]:
+    """Return the functions that `candidates` serve, each once."""
+    return list({(c.endpoint.namespace, c.endpoint.function): None for c in candidates})

@@ -1,0 +1,45 @@
+"""The ids that tie an answer to its request: `x-request-id` and W3C Trace Context.
+
+The request id is also the correlation id of whatever the request sets off (a
+demand, a cold start, events), so one word finds all of it.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from schemas.names import new_correlation_id
+
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:~-]{0,127}\Z")
+_TRACEPARENT: Final = re.compile(rb"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}\Z")
+_HEX_ID: Final = re.compile(r"[0-9a-f]{32}\Z")
+
+
+class Trace(msgspec.Struct, frozen=True):
+    """A request's ids."""
+
+    request_id: str
+    traceparent: str
+
+
+def read_trace(headers: Iterable[tuple[bytes, bytes]]) -> Trace:
+    """Take over the client's ids if they are well-formed, else make new ones."""
+    request_id = ""
+    traceparent = ""
+    for name, value in headers:
+        if name == b"x-request-id" and not request_id and _REQUEST_ID.match(value):
+            request_id = value.decode("ascii")
+        elif name == b"traceparent" and not traceparent:
+            found = _TRACEPARENT.match(value)
+            # All zeros are invalid ids (W3C Trace Context, section 3.2.2).
+            if found is not None and int(found[1], 16) and int(found[2], 16):
+                traceparent = value.decode("ascii")
+    if not request_id:
+        request_id = traceparent[3:35] if traceparent else new_correlation_id()
+    if not traceparent:
+        fresh = new_correlation_id()
+        trace = request_id if _HEX_ID.match(request_id) and int(request_id, 16) else fresh
+        traceparent = f"00-{trace}-{fresh[:16]}-00"
+    return Trace(request_id, traceparent)
