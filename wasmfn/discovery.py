@@ -12,8 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from wasmfn import paths
 from services.pids import is_running
+from wasmfn import paths
 
 
 class NoPlatformError(Exception):

@@ -44,6 +44,11 @@ class Layout(msgspec.Struct, frozen=True):
         return self.data / "pods"
 
     @property
+    def podwatch(self) -> Path:
+        """How far podwatch has read each log."""
+        return self.data / "podwatch"
+
+    @property
     def cache(self) -> Path:
         """Artifacts by digest; safe to remove."""
         return self.data / "cache"
@@ -52,6 +57,11 @@ class Layout(msgspec.Struct, frozen=True):
     def oci(self) -> Path:
         """The OCI layouts that the builder writes."""
         return self.data / "oci"
+
+    @property
+    def work(self) -> Path:
+        """The builder's temporary files."""
+        return self.data / "work"
 
     @property
     def logs(self) -> Path:
@@ -81,8 +91,8 @@ class Layout(msgspec.Struct, frozen=True):
     def create(self) -> None:
         """Make every directory, for this user only. OSError if that cannot be."""
         for path in (
-            self.data, self.nats, self.keys, self.secrets, self.pods, self.cache, self.oci,
-            self.logs, self.run,
+            self.data, self.nats, self.keys, self.secrets, self.pods, self.podwatch, self.cache,
+            self.oci, self.work, self.logs, self.run,
         ):  # fmt: skip
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
 

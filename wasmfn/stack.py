@@ -1,17 +1,40 @@
-"""The whole platform on one machine, as one supervised tree: what `wasmfn up` runs.
+"""The whole platform on one machine: what `wasmfn up` runs.
 
 nats-server, router, builder, scheduler and podwatch are the programs that a
 cluster runs; local are only the pod runtime, the pod source and the image
-builder. This module starts them, keeps them up, and takes them down in the
-order in which nothing in flight is cut.
+builder. This module prepares the ground for them: the data directory is this
+process's alone, nothing of an earlier run is left, keys are made and addresses
+free. Whatever can be wrong is said here, in a sentence, before anything starts.
 """
 
-from collections.abc import Callable
+import asyncio
+import contextlib
+import errno
+import fcntl
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
+from services.scheduler.pods.processes import stop_all
+from wasmfn import natsserver, orphans, paths
 from wasmfn.discovery import Platform
+from wasmfn.keys import ensure_keys
+from wasmfn.paths import Layout
+from wasmfn.programs import Place
+from wasmfn.supervision import FailedError
+from wasmfn.tree import Tree
+
+HELD: Final = 3
+BAD_DATA: Final = 4
+FAILED: Final = 5
+INTERRUPTED: Final = 130
+
+_ORPHANS_S: Final = 3.0
 
 
 class StackOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,7 +55,7 @@ class StackError(Exception):
 
     Attributes:
         exit_code: what `wasmfn up` exits with: 3 another `up` or program holds the
-            data or port, 4 the data directory cannot be used, 5 a part of the
+            data or the port, 4 the data directory cannot be used, 5 a part of the
             platform did not start.
     """
 
@@ -49,6 +72,8 @@ def run(
 ) -> int:
     """Run the platform in the foreground until SIGINT or SIGTERM; return the exit code.
 
+    A second signal ends it at once, with 130. To be called in the main thread.
+
     Args:
         options: what to run.
         on_ready: called once, when a deploy would work.
@@ -58,4 +83,123 @@ def run(
     Raises:
         StackError: it could not be started; nothing is left running.
     """
-    raise NotImplementedError
+    layout = Layout((options.data or paths.default_data_dir()).absolute())
+    with contextlib.ExitStack() as held:
+        try:
+            layout.create()
+            held.enter_context(_hold(layout))
+            _clean(layout, on_note)
+            ensure_keys(layout)
+            place = _place(options, layout)
+        except OSError as error:
+            raise _unusable(layout, error) from error
+        return asyncio.run(_run(place, on_ready, on_note))
+
+
+@contextlib.contextmanager
+def _hold(layout: Layout) -> Iterator[None]:
+    """Hold the data directory for this process alone."""
+    with layout.lock.open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise StackError(
+                f"a platform runs on {layout.data} already (pid {lock.read().strip() or '?'});"
+                " stop it, or name another directory with --data",
+                HELD,
+            ) from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield
+
+
+def _clean(layout: Layout, on_note: Callable[[str], None]) -> None:
+    """End what an `up` that was killed has left running."""
+    layout.platform.unlink(missing_ok=True)
+    left = orphans.end_orphans(layout.processes, _ORPHANS_S)
+    keepers = stop_all(layout.pods, _ORPHANS_S)
+    if left or keepers:
+        what = [*left, *([f"{keepers} keepers"] if keepers else [])]
+        on_note(f"ended what an earlier `wasmfn up` had left running: {', '.join(what)}")
+
+
+def _place(options: StackOptions, layout: Layout) -> Place:
+    """Return where this platform is: settle every address before anything starts."""
+    nats_url = ""
+    if options.nats is None:
+        port = natsserver.choose_port(layout)
+        natsserver.configure(layout, port)
+        nats_url = f"nats://{natsserver.HOST}:{port}"
+    return Place(
+        layout=layout,
+        http=_free_address(options.http),
+        nats_url=options.nats or nats_url,
+        own_nats=options.nats is None,
+        token_file=options.nats_token_file if options.nats else layout.token,
+    )
+
+
+def _free_address(address: str) -> str:
+    """Return `address` with a port that can be listened on.
+
+    Raises:
+        StackError: it cannot.
+    """
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.create_server((host, int(port)), family=family) as listener:
+            chosen = listener.getsockname()[1]
+    except (ValueError, OverflowError):
+        raise StackError(f"{address} is no HOST:PORT to serve at", HELD) from None
+    except OSError as error:
+        reason = (
+            "another program uses it"
+            if error.errno == errno.EADDRINUSE
+            else error.strerror or str(error)
+        )
+        raise StackError(
+            f"cannot serve at http://{address}: {reason}; name another address with --http", HELD
+        ) from error
+    return f"[{host}]:{chosen}" if ":" in host else f"{host}:{chosen}"
+
+
+def _unusable(layout: Layout, error: OSError) -> StackError:
+    reason = (
+        "the disk is full; make room on it"
+        if error.errno == errno.ENOSPC
+        else f"{error.strerror or error}"
+    )
+    where = f" ({error.filename})" if error.filename else ""
+    return StackError(f"cannot use the data directory {layout.data}: {reason}{where}", BAD_DATA)
+
+
+async def _run(
+    place: Place, on_ready: Callable[[Platform], None], on_note: Callable[[str], None]
+) -> int:
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def told() -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, told)
+    tree = Tree(place, on_note)
+    running = asyncio.create_task(tree.run(stop, on_ready))
+    hurried = asyncio.create_task(hurry.wait())
+    await asyncio.wait({running, hurried}, return_when=asyncio.FIRST_COMPLETED)
+    if not running.done():
+        tree.kill()
+        running.cancel()
+        await asyncio.wait({running})
+        return INTERRUPTED
+    hurried.cancel()
+    try:
+        running.result()
+    except FailedError as error:
+        raise StackError(f"the platform did not start: {error}", FAILED) from error
+    return 0

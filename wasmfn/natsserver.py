@@ -1,0 +1,103 @@
+"""The local nats-server: its configuration, its port, and whether it answers.
+
+It listens on loopback and asks for a token that stands in files of this user
+only: a command line can be read by everybody. Its port is chosen once and kept
+with the data, so that a client that was given the address yesterday is right
+today.
+"""
+
+import asyncio
+import contextlib
+import json
+import socket
+import sys
+from pathlib import Path
+from typing import Final
+
+from wasmfn.paths import Layout, write_private
+
+HOST: Final = "127.0.0.1"
+_INFO_S: Final = 1.0
+_PAUSE_S: Final = 0.002
+_PAUSE_MAX_S: Final = 0.05
+
+_CONFIG: Final = """\
+# Written at each start.
+host: "{host}"
+port: {port}
+server_name: wasmfn
+authorization {{ token: {token} }}
+jetstream {{
+  store_dir: {store}
+  # Streams reserve their bound in advance, so this is no measure of the disk:
+  # a full disk is answered when something is written.
+  max_file_store: 1TB
+  max_memory_store: 256MB
+  # What was acknowledged survives the end of this process at once, and a power
+  # cut after at most this long.
+  sync_interval: "5s"
+}}
+"""
+
+
+def executable() -> Path:
+    """Return the nats-server that was installed with this Python."""
+    # Beside the interpreter as it was called: a virtual environment's is a symlink.
+    return Path(sys.executable).parent / "nats-server"
+
+
+def config_file(layout: Layout) -> Path:
+    """Return where the configuration is."""
+    return layout.run / "nats.conf"
+
+
+def configure(layout: Layout, port: int) -> None:
+    """Write the configuration. OSError if it cannot be written."""
+    config = _CONFIG.format(
+        host=HOST,
+        port=port,
+        # JSON strings are strings of this format too.
+        token=json.dumps(layout.token.read_text("ascii").strip()),
+        store=json.dumps(str(layout.nats)),
+    )
+    write_private(config_file(layout), config.encode())
+
+
+def choose_port(layout: Layout) -> int:
+    """Return the port of last time if it is free, else another one, and remember it."""
+    file = layout.nats / "port"
+    try:
+        wanted = int(file.read_text("ascii"))
+    except (FileNotFoundError, ValueError):
+        wanted = 0
+    port = free_port(HOST, wanted) or free_port(HOST, 0)
+    write_private(file, f"{port}\n".encode())
+    return port
+
+
+def free_port(host: str, wanted: int) -> int:
+    """Return `wanted`, or any port for 0, if it can be listened on, else 0."""
+    try:
+        with socket.create_server((host, wanted)) as listener:
+            return int(listener.getsockname()[1])
+    except (OSError, OverflowError):
+        return 0
+
+
+async def until_answering(host: str, port: int) -> None:
+    """Return when the server there greets a client. It does so once its data is read."""
+    pause_s = _PAUSE_S
+    while not await _greets(host, port):
+        await asyncio.sleep(pause_s)
+        pause_s = min(pause_s * 2, _PAUSE_MAX_S)
+
+
+async def _greets(host: str, port: int) -> bool:
+    with contextlib.suppress(OSError, TimeoutError):
+        async with asyncio.timeout(_INFO_S):
+            reader, writer = await asyncio.open_connection(host, port)
+            try:
+                return (await reader.read(5)) == b"INFO "
+            finally:
+                writer.close()
+    return False

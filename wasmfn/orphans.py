@@ -1,0 +1,80 @@
+"""Remember which processes were started, and end those that outlived their `up`.
+
+After a kill -9 of `up` its services still run, serve, and hold the ports and the
+data. The next `up` on the same data ends them first. A process is known by pid
+and start time, so that a stranger which was given the pid is left alone.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from services.pids import is_running, start_ticks
+from wasmfn.paths import write_private
+
+
+class Started(msgspec.Struct, frozen=True):
+    """A process that was started."""
+
+    pid: int
+    start_ticks: int
+
+
+def started(pid: int) -> Started:
+    """Return how to know the process `pid`, which must be ours and not waited for yet."""
+    return Started(pid, start_ticks(pid) or 0)
+
+
+def record(file: Path, processes: Mapping[str, Started]) -> None:
+    """Write down which processes run now, by name. OSError if it cannot be written."""
+    write_private(file, msgspec.json.encode(processes))
+
+
+def end_orphans(file: Path, within_s: float) -> list[str]:
+    """End what an earlier `up` has left, and return the names of what still ran.
+
+    They get SIGTERM, and SIGKILL after `within_s`.
+    """
+    try:
+        recorded = msgspec.json.decode(file.read_bytes(), type=dict[str, Started])
+    except (FileNotFoundError, msgspec.DecodeError):
+        return []
+    running = {}
+    for name, process in recorded.items():
+        if (pidfd := open_process(process)) is not None:
+            running[name] = pidfd
+            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+    deadline = time.monotonic() + within_s
+    for pidfd in running.values():
+        if not _ended(pidfd, deadline - time.monotonic()):
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            _ended(pidfd, within_s)
+        os.close(pidfd)
+    file.unlink(missing_ok=True)
+    return list(running)
+
+
+def open_process(process: Started) -> int | None:
+    """Return a pidfd of exactly this process, or None if it does not run any more."""
+    try:
+        pidfd = os.pidfd_open(process.pid)
+    except OSError:
+        return None
+    # Only now: the descriptor holds one process fast, whatever becomes of the pid.
+    if is_running(process.pid, process.start_ticks):
+        return pidfd
+    os.close(pidfd)
+    return None
+
+
+def _ended(pidfd: int, within_s: float) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(max(0.0, within_s) * 1000))
