@@ -1,0 +1,202 @@
+"""Answer routers that need an endpoint, and take in what they have in flight.
+
+Only the leader listens. The answer carries the endpoint itself, so a cold start
+waits for no stream: it is published while the router already sends. However
+many ask, one function is loaded once.
+"""
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+import msgspec
+from fast_depends.msgspec import MsgSpecSerializer
+from faststream.nats import NatsBroker, NatsMessage
+from nats.aio.client import Client
+
+from schemas import subjects
+from schemas.active import ActiveFunction
+from schemas.control import Activity, DemandMet, DemandRefused, DemandReply, DemandRequest
+from schemas.endpoints import Endpoint
+from services.bus.connection import Bus, settle
+from services.scheduler import scaling
+from services.scheduler.loading import Loaded, Loader, LoadError
+from services.scheduler.record import DeposedError
+from services.scheduler.world import Function, FunctionName, World
+
+MAX_WAIT_S: Final = 60.0
+PARALLEL: Final = 256
+"""Demands answered at a time; each is one function of one router."""
+_PROBE_S: Final = 0.5
+_MAX_ROUTERS: Final = 1024
+_AT_ONCE: Final = 16
+"""Processes that one demand begins to load at most."""
+
+
+class Demands:
+    """Answers demands in the name of one term."""
+
+    def __init__(self, world: World, loader: Loader) -> None:
+        self._world = world
+        self._loader = loader
+        self._probes: set[asyncio.Task[None]] = set()
+        self.on_function: Callable[[FunctionName], None] = lambda name: None
+
+    async def answer(self, name: FunctionName, request: DemandRequest) -> DemandReply:
+        """Return endpoints that serve now, or why none will before the router's deadline."""
+        begun = time.monotonic()
+        active = self._world.active.get(name)
+        if active is None:
+            return DemandRefused(f"no function {name[1]!r} is in force in {name[0]!r}", 1.0)
+        function = self._world.function(name)
+        function.demanded = (request.parked, begun)
+        failed = set(request.failed_instances)
+        self._probe(name, function, failed)
+        serving = _serving(function, active, failed)
+        if serving and request.reason != "saturated":
+            return DemandMet(serving)
+        _, most = scaling.bounds(active.spec.scaling)
+        running = len(serving) + len(function.loading)
+        if running >= most and not function.loading:
+            # What serves is all there may be: the router goes on with it.
+            return DemandMet(serving) if serving else DemandRefused(_at_most(active), 1.0)
+        trouble = function.trouble
+        if trouble is not None and trouble.until > begun and not function.loading:
+            if serving:
+                return DemandMet(serving)
+            return DemandRefused(trouble.message, math.ceil(trouble.until - begun))
+        within_s = max(0.0, min(request.deadline_s, MAX_WAIT_S))
+        wanted = scaling.processes_for(active.spec.scaling, function.load(begun))
+        if not function.loading:
+            wanted = max(wanted, running + 1)
+        for _ in range(min(_AT_ONCE, wanted - running)):
+            self._loader.start(
+                active,
+                f"a router asked ({request.reason}, {request.parked} parked)",
+                within_s=within_s,
+                correlation=request.correlation,
+            )
+        return await self._first(name, active, within_s)
+
+    def seen(self, activity: Activity) -> None:
+        """Take in what a router has in flight and parked."""
+        now = time.monotonic()
+        for one in activity.functions:
+            name = (one.namespace, one.function)
+            active = self._world.active.get(name)
+            if active is None:
+                continue
+            function = self._world.function(name)
+            if activity.router in function.reports or len(function.reports) < _MAX_ROUTERS:
+                function.reports[activity.router] = (one.in_flight + one.parked, now)
+            load = function.load(now)
+            if function.peak is not None:
+                function.peak.see(load, now)
+            running = len(function.instances) + len(function.loading)
+            if scaling.processes_for(active.spec.scaling, load) > running:
+                self.on_function(name)
+
+    async def _first(
+        self, name: FunctionName, active: ActiveFunction, within_s: float
+    ) -> DemandReply:
+        """Return the first of the loads under way that comes to something."""
+        pending = self._loader.under_way(name)
+        deadline = time.monotonic() + within_s
+        problem = "it did not serve in time"
+        while pending and (left_s := deadline - time.monotonic()) > 0:
+            done, pending = await asyncio.wait(
+                pending, timeout=left_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            met: list[Loaded] = []
+            for task in done:
+                try:
+                    met.append(task.result())
+                except (LoadError, DeposedError) as error:
+                    problem = str(error)
+            if met:
+                return DemandMet([one.instance.endpoint for one in met], met[0].steps_ms)
+        trouble = self._world.function(name).trouble
+        wait_s = 1.0 if trouble is None else max(1.0, trouble.until - time.monotonic())
+        return DemandRefused(f"{active.name} cannot be started: {problem}", math.ceil(wait_s))
+
+    def _probe(self, name: FunctionName, function: Function, failed: set[str]) -> None:
+        """Find out whether instances whose calls failed still take connections."""
+        for instance in failed & set(function.instances):
+            if len(self._probes) < PARALLEL:
+                task = asyncio.create_task(self._probe_one(name, instance))
+                self._probes.add(task)
+                task.add_done_callback(self._probes.discard)
+
+    async def _probe_one(self, name: FunctionName, instance: str) -> None:
+        known = self._world.function(name).instances.get(instance)
+        if known is None or known.state != "serving":
+            return
+        try:
+            async with asyncio.timeout(_PROBE_S):
+                _, writer = await asyncio.open_connection(known.endpoint.ip, known.endpoint.port)
+            writer.transport.abort()
+        except OSError:
+            known.state, known.reason = "lost", "it does not take connections any more"
+            self.on_function(name)
+
+
+def _serving(function: Function, active: ActiveFunction, failed: set[str]) -> list[Endpoint]:
+    """Return what serves the revision in force, or else any revision."""
+    endpoints = [
+        one.endpoint
+        for instance, one in function.instances.items()
+        if one.state == "serving" and instance not in failed
+    ]
+    current = [endpoint for endpoint in endpoints if endpoint.revision == active.revision]
+    return current or endpoints
+
+
+def _at_most(active: ActiveFunction) -> str:
+    most = active.spec.scaling.max_instances
+    return f"{active.name} may have at most {most} instances, and none of them serves"
+
+
+class _Broker(NatsBroker):
+    """A broker on the service's own connection, so there is one set of credentials."""
+
+    def __init__(self, nc: Client) -> None:
+        super().__init__(serializer=MsgSpecSerializer(use_fastdepends_errors=False), logger=None)
+        self._shared = nc
+
+    async def _connect(self) -> Client:
+        self.config.connect(self._shared)
+        return self._shared
+
+
+@contextlib.asynccontextmanager
+async def listening(bus: Bus, demands: Demands) -> AsyncIterator[None]:
+    """Answer demands and take in activity while inside."""
+    broker = _Broker(bus.nc)
+
+    @broker.subscriber(subjects.DEMAND.wildcard, max_workers=PARALLEL)
+    async def demand(message: NatsMessage) -> bytes:
+        tokens = subjects.DEMAND.parse(message.raw_message.subject)
+        if tokens is None:
+            return msgspec.json.encode(DemandRefused("this is no function's name", 60.0))
+        try:
+            request = msgspec.json.decode(message.body, type=DemandRequest)
+        except msgspec.DecodeError as error:
+            return msgspec.json.encode(DemandRefused(f"this is no demand: {error}", 60.0))
+        name = (tokens["namespace"], tokens["function"])
+        return msgspec.json.encode(await demands.answer(name, request))
+
+    @broker.subscriber(subjects.ACTIVITY.wildcard)
+    async def activity(message: Activity) -> None:
+        demands.seen(message)
+
+    await broker.start()
+    await settle(bus.nc)
+    try:
+        yield
+    finally:
+        # Not `broker.stop()`, which would close the connection that others use.
+        for subscriber in broker.subscribers:
+            await subscriber.stop()

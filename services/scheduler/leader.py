@@ -1,0 +1,327 @@
+"""Lead for one term: know everything first, adopt what runs, and only then decide.
+
+Everything here lives as long as the term. A standby knows nothing and holds
+nothing but its place in the election; a new leader rebuilds from complete
+snapshots, in this order: what is in force and where it serves (its own words, or
+its predecessor's), what is wanted and built and which pods there are (followed),
+then the runtime's list and what the keepers say. Losing the term cancels all of
+it at once; keepers keep running for whoever leads next.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from schemas import subjects
+from schemas.active import Active, ActiveEnvironment, ActiveFunction, ActiveRoute
+from schemas.builds import Build
+from schemas.endpoints import Endpoint
+from schemas.events import NO_NAMESPACE, new_event
+from schemas.pods import PodFact
+from schemas.status import Status
+from schemas.streams import ACTIVE, BUILDS, ENDPOINTS, PODS, SPECS, STATUS
+from services.bus.connection import Bus
+from services.bus.events import EventLog
+from services.bus.follow import follow
+from services.bus.lease import Reign
+from services.bus.state import Deleted, Entry, Put, Replaced, Snapshot, Update
+from services.scheduler.artifacts import Artifacts
+from services.scheduler.demand import Demands, listening
+from services.scheduler.fleet import Fleet, FleetSettings
+from services.scheduler.judge import judge
+from services.scheduler.keepers import KeeperClient
+from services.scheduler.loading import Loader
+from services.scheduler.pods import PodError, PodRuntime
+from services.scheduler.reconcile import Reconciler
+from services.scheduler.record import Record
+from services.scheduler.settings import SchedulerSettings
+from services.scheduler.watching import Watches
+from services.scheduler.world import FunctionName, Instance, Keeper, Object, Spec, World
+
+log = logging.getLogger(__name__)
+
+SURVEY_S: Final = 10.0
+"""How often the runtime's list is read again, besides what it tells by itself."""
+
+T = TypeVar("T")
+
+_ACTIVE: Final[msgspec.json.Decoder[Active]] = msgspec.json.Decoder(Active)
+_STATUS: Final = msgspec.json.Decoder(Status)
+_ENDPOINT: Final = msgspec.json.Decoder(Endpoint)
+_BUILD: Final = msgspec.json.Decoder(Build)
+_FACT: Final = msgspec.json.Decoder(PodFact)
+
+
+class Leader:
+    """One term of scheduling: who knows what, and who tells whom."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        events: EventLog,
+        reign: Reign,
+        settings: SchedulerSettings,
+        key: Ed25519PrivateKey,
+        runtime: PodRuntime,
+        artifacts: Artifacts,
+    ) -> None:
+        self._bus = bus
+        self._events = events
+        self._reign = reign
+        self._runtime = runtime
+        self.world = World()
+        self._record = Record(bus, events, reign, self.world)
+        client = KeeperClient(key, reign.term)
+        self._loader = Loader(
+            self.world, self._record, client, artifacts, Path(settings.secrets_dir)
+        )
+        self._watches = Watches(self.world, client)
+        self._fleet = Fleet(
+            FleetSettings(
+                warm_namespaces=settings.warm_namespaces,
+                max_keepers=settings.max_keepers,
+                linger_s=settings.keeper_linger_s,
+            ),
+            runtime,
+            self.world,
+            self._record,
+            self._loader,
+            self._watches,
+        )
+        self._reconciler = Reconciler(
+            bus, self.world, self._record, client, self._loader, self._fleet, artifacts
+        )
+        self._demands = Demands(self.world, self._loader)
+        self._warm = settings.warm_namespaces
+        self._wire()
+
+    def _wire(self) -> None:
+        """Have everyone who notices something put what it concerns on the queue."""
+        put = self._reconciler.put
+
+        def function(name: FunctionName) -> None:
+            put("function", name)
+
+        def room(keeper: Keeper) -> None:
+            self._loader.room_changed()
+            put("pool", (keeper.namespace, keeper.dedicated))
+
+        async def unresponsive(keeper: Keeper, problem: str) -> None:
+            try:
+                await self._fleet.stop(keeper.uid, f"it did not answer: {problem}")
+            except PodError as error:
+                log.warning("%s", error)
+
+        self._loader.on_change = function
+        self._loader.on_want = lambda pool: put("pool", pool)
+        self._watches.on_function = function
+        self._watches.on_room = room
+        self._watches.on_unresponsive = unresponsive
+        self._fleet.on_function = function
+        self._fleet.on_pool = lambda pool: put("pool", pool)
+        self._demands.on_function = function
+
+    async def govern(self, ready: Callable[[], None]) -> None:
+        """Lead until cancelled. `ready` is called when demands are answered."""
+        begun = time.monotonic()
+        try:
+            async with asyncio.TaskGroup() as parts:
+                await self._recall()
+                await self._follow_all(parts)
+                await self._adopt()
+                parts.create_task(self._reconciler.queue.run(), name="reconcile")
+                parts.create_task(self._surveys(), name="survey")
+                parts.create_task(self._ends(), name="ended pods")
+                self._look_at_everything()
+                async with listening(self._bus, self._demands):
+                    self._tell(
+                        "leader-elected",
+                        f"this scheduler leads in term {self._reign.term}, and has adopted"
+                        f" {len(self.world.keepers)} keepers",
+                        duration_ms=(time.monotonic() - begun) * 1e3,
+                    )
+                    ready()
+                    await asyncio.Event().wait()
+        finally:
+            self._tell("leader-lost", f"this scheduler leads no more; term {self._reign.term} ends")
+            await self._loader.close()
+            await self._watches.close()
+
+    async def _recall(self) -> None:
+        """Read what was decided in earlier terms. After this, only we write it."""
+        for entry in await self._snapshot(ACTIVE.name):
+            match _decode(entry, _ACTIVE):
+                case ActiveFunction() as function:
+                    self.world.active[function.namespace, function.name] = function
+                case ActiveRoute() as route:
+                    self.world.routes[route.namespace, route.name] = route
+                    self.world.claims.take((route.namespace, route.name), route.spec)
+                case ActiveEnvironment() as environment:
+                    self.world.environments[environment.namespace, environment.name] = environment
+                case None:
+                    pass
+        for entry in await self._snapshot(STATUS.name):
+            if (status := _decode(entry, _STATUS)) is not None:
+                self.world.statuses[status.kind, status.namespace, status.name] = status
+        now = time.monotonic()
+        for entry in await self._snapshot(ENDPOINTS.name):
+            if (endpoint := _decode(entry, _ENDPOINT)) is not None:
+                function_ = self.world.function((endpoint.namespace, endpoint.function))
+                function_.instances[endpoint.instance] = Instance(
+                    endpoint=endpoint, published=True, loaded=now, since=now
+                )
+
+    async def _snapshot(self, stream: str) -> tuple[Entry, ...]:
+        updates: AsyncIterator[Update] = follow(self._bus, stream)
+        try:
+            async for update in updates:
+                if isinstance(update, Snapshot):
+                    return update.entries
+        finally:
+            await updates.aclose()  # type: ignore[attr-defined] # it is a generator
+        return ()
+
+    async def _follow_all(self, parts: asyncio.TaskGroup) -> None:
+        """Follow what others write; return when a complete snapshot of each was taken in."""
+        for stream, put, deleted in (
+            (BUILDS.name, self._put_build, None),
+            (PODS.name, self._put_fact, None),
+            (SPECS.name, self._put_spec, self._delete_spec),
+        ):
+            complete = asyncio.Event()
+            parts.create_task(self._follow(stream, put, deleted, complete), name=f"follow {stream}")
+            await complete.wait()
+
+    async def _follow(
+        self,
+        stream: str,
+        put: Callable[[Entry, bool], None],
+        deleted: Callable[[str], None] | None,
+        complete: asyncio.Event,
+    ) -> None:
+        async for update in follow(self._bus, stream):
+            match update:
+                case Snapshot(entries):
+                    for entry in entries:
+                        put(entry, False)
+                    complete.set()
+                case Put(entry):
+                    put(entry, True)
+                case Deleted(subject):
+                    if deleted is not None:
+                        deleted(subject)
+                case Replaced():
+                    self._tell(
+                        "stream-replaced",
+                        f"the stream {stream} on NATS is a new one, as after the loss of its data;"
+                        " what runs is kept: publish the specs again",
+                    )
+
+    def _put_spec(self, entry: Entry, news: bool) -> None:
+        tokens = subjects.SPECS.parse(entry.subject)
+        if tokens is None:
+            log.warning("ignoring a spec on the subject %s, which names no object", entry.subject)
+            return
+        key = (tokens["kind"], tokens["namespace"], tokens["name"])
+        self.world.put_spec(key, Spec(entry.sequence, judge(*key, entry.payload)))
+        if news:
+            self._spec_event(key, "spec-published", f"revision {entry.sequence} was published")
+            self._look_at(key)
+
+    def _delete_spec(self, subject: str) -> None:
+        if (tokens := subjects.SPECS.parse(subject)) is not None:
+            key = (tokens["kind"], tokens["namespace"], tokens["name"])
+            self._spec_event(key, "spec-deleted", "it was deleted")
+            self.world.put_spec(key, None)
+            self._look_at(key)
+
+    def _spec_event(self, key: Object, what: str, text: str) -> None:
+        self._record.event(key, what, f"{key[0]} {key[2]}: {text}")
+
+    def _put_build(self, entry: Entry, news: bool) -> None:
+        if (build := _decode(entry, _BUILD)) is not None:
+            self.world.builds[build.id] = build
+            if news:
+                self._reconciler.build_changed(build.id)
+
+    def _put_fact(self, entry: Entry, news: bool) -> None:
+        if (fact := _decode(entry, _FACT)) is not None:
+            self._fleet.told(fact)
+            if news:
+                self._loader.room_changed()
+
+    async def _adopt(self) -> None:
+        """Take over the pods that run; what was on others is gone."""
+        while True:
+            try:
+                await self._fleet.survey()
+                break
+            except PodError as error:
+                # Without a list nothing can be decided, and nothing is given up.
+                log.warning("waiting for the pod runtime: %s", error)
+                await asyncio.sleep(1.0)
+        self._fleet.orphaned_endpoints()
+
+    def _look_at_everything(self) -> None:
+        for namespace in self._warm:
+            self._reconciler.put("pool", (namespace, ""))
+        for name in self.world.environments:
+            self._look_at(("environment", *name))
+        # In the order of publishing, so that of two routes the first has it.
+        for key, _ in sorted(self.world.specs.items(), key=lambda item: item[1].revision):
+            self._look_at(key)
+        for kind, names in (("function", self.world.active), ("route", self.world.routes)):
+            for name in names:
+                self._look_at((kind, *name))
+        for name in self.world.functions:
+            self._look_at(("function", *name))
+        for key in self.world.statuses:
+            self._look_at(key)
+        for namespace in {of for kind, of, _ in self.world.specs if kind == "function"}:
+            self._reconciler.put("pool", (namespace, ""))
+
+    def _look_at(self, key: Object) -> None:
+        kind, namespace, name = key
+        if kind in ("function", "route", "environment"):
+            self._reconciler.put(kind, (namespace, name))
+
+    async def _surveys(self) -> None:
+        while True:
+            await asyncio.sleep(SURVEY_S)
+            try:
+                await self._fleet.survey()
+            except PodError as error:
+                log.warning("the list of pods could not be read; nothing is given up: %s", error)
+
+    async def _ends(self) -> None:
+        async for uid in self._runtime.ended():
+            self._fleet.lost(uid, "its process ended")
+
+    def _tell(self, what: str, message: str, *, duration_ms: float | None = None) -> None:
+        self._events.emit(
+            new_event(
+                "scheduler",
+                NO_NAMESPACE,
+                "lease",
+                "scheduler",
+                what,
+                message,
+                duration_ms=duration_ms,
+                term=self._reign.term,
+            )
+        )
+
+
+def _decode(entry: Entry, decoder: msgspec.json.Decoder[T]) -> T | None:
+    """Return what an entry holds, or None, told in the log, if it is nothing of ours."""
+    try:
+        return decoder.decode(entry.payload)
+    except msgspec.DecodeError as error:
+        log.error("ignoring what is on %s: %s", entry.subject, error)  # noqa: TRY400
+        return None

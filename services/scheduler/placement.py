@@ -1,0 +1,101 @@
+"""Say which keeper takes a process, and which keepers a namespace should have.
+
+Pure. A keeper belongs to one namespace, or to one function of it. Processes of
+one function are spread, so that the loss of a keeper takes few of them; beyond
+that the emptiest keeper is chosen.
+"""
+
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
+
+import msgspec
+
+
+class Keeper(msgspec.Struct, frozen=True, kw_only=True):
+    """A keeper pod as placement sees it."""
+
+    uid: str
+    namespace: str
+    dedicated: str = ""
+    """The function that it belongs to alone, or an empty string."""
+    ready: bool = False
+    """It answers, as far as is known."""
+    engine: str = ""
+    capacity: int = 0
+    """Processes it can hold; known once it is ready."""
+    held: int = 0
+    """Processes it holds or has been asked to load."""
+    of_function: int = 0
+    """How many of these are of the function that is placed."""
+    idle_s: float = 0.0
+    """For how long it has held nothing."""
+
+    @property
+    def room(self) -> int:
+        """How many more processes it takes."""
+        return self.capacity - self.held if self.ready else 0
+
+
+def choose(
+    keepers: Iterable[Keeper],
+    namespace: str,
+    dedicated: str,
+    engine: str,
+    avoid: AbstractSet[str] = frozenset(),
+) -> str | None:
+    """Return the uid of the keeper that takes one process, or None if there is no room.
+
+    Args:
+        keepers: those that there are.
+        namespace: of the function.
+        dedicated: the function's name if it is isolated by pod, else an empty string.
+        engine: that its artifact was compiled for.
+        avoid: keepers that have just refused or failed.
+    """
+    fitting = [
+        keeper
+        for keeper in keepers
+        if (keeper.namespace, keeper.dedicated) == (namespace, dedicated)
+        and keeper.room > 0
+        and keeper.engine == engine
+        and keeper.uid not in avoid
+    ]
+    if not fitting:
+        return None
+    return min(fitting, key=lambda k: (k.of_function, k.held / k.capacity, k.uid)).uid
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What to do to the keepers of one namespace, or of one function isolated by pod."""
+
+    start: int = 0
+    stop: tuple[str, ...] = ()
+
+
+def change(
+    keepers: Sequence[Keeper], *, needed: bool, wanted_room: int, most: int, linger_s: float
+) -> Change:
+    """Return which keepers to start and stop.
+
+    A keeper that is starting counts as room, so that one want starts one keeper.
+
+    Args:
+        keepers: all keepers of the namespace or function, starting ones included.
+        needed: whether anything is there to be run at all.
+        wanted_room: room that should be free, for what waits and to spare.
+        most: how many keepers there may be.
+        linger_s: how long an empty keeper stays before it is stopped.
+    """
+    empty = [keeper for keeper in keepers if keeper.ready and keeper.held == 0]
+    if not needed:
+        return Change(stop=tuple(keeper.uid for keeper in empty))
+    starting = sum(not keeper.ready for keeper in keepers)
+    room = sum(max(0, keeper.room) for keeper in keepers)
+    if starting == 0 and room < wanted_room:
+        return Change(start=1 if len(keepers) < most else 0)
+    stop = []
+    for keeper in sorted(empty, key=lambda k: (-k.idle_s, k.uid)):
+        if keeper.idle_s >= linger_s and room - keeper.capacity >= wanted_room:
+            room -= keeper.capacity
+            stop.append(keeper.uid)
+    return Change(stop=tuple(stop))

@@ -1,0 +1,51 @@
+"""Where keepers run: the seam between the scheduler and a platform.
+
+`processes` runs them on this machine. A runtime starts, lists and stops pods
+and says that one has ended; whether a keeper answers, and with which engine, is
+told by podwatch, on every platform alike.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+import msgspec
+
+
+class Pod(msgspec.Struct, frozen=True):
+    """A keeper pod that was started and has not ended."""
+
+    uid: str
+    name: str
+    labels: dict[str, str]
+
+
+class PodError(Exception):
+    """The platform did not do it. The message is one sentence."""
+
+
+class PodRuntime(Protocol):
+    """A platform that runs keeper pods."""
+
+    async def list(self) -> list[Pod]:
+        """Return every pod of ours that has not ended, whoever started it.
+
+        Raises:
+            PodError: the list could not be read *whole*. An incomplete list is never returned.
+        """
+
+    async def start(self, labels: dict[str, str]) -> Pod:
+        """Start a keeper. It becomes known to podwatch by itself.
+
+        Raises:
+            PodError: it could not be started.
+        """
+
+    async def stop(self, uid: str) -> None:
+        """End a pod, in order first. Returns when it has ended; an unknown uid has.
+
+        Raises:
+            PodError: it may still run.
+        """
+
+    def ended(self) -> AsyncIterator[str]:
+        """Yield the uid of each pod that ended, however it ended, while iterated."""

@@ -1,0 +1,178 @@
+"""Write down what is decided: what is in force, where it answers, how far it is, and why.
+
+The bus is written first and the world changed when it has stored it: when it does
+not, the key fails and is planned anew. Nothing is written by a leader whose term
+is over, even in a process that was paused meanwhile.
+"""
+
+import hashlib
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from schemas import subjects
+from schemas.active import Active
+from schemas.endpoints import Endpoint
+from schemas.events import Level, new_event
+from schemas.status import Phase, Status
+from services.bus.connection import Bus
+from services.bus.events import EventLog
+from services.bus.lease import Reign
+from services.bus.publish import publish, tombstone
+from services.scheduler.world import Object, World
+
+
+class DeposedError(Exception):
+    """The term is over: what was decided is no longer ours to do."""
+
+
+def spec_correlation(key: Object, revision: int) -> str:
+    """Return the correlation id of one revision of an object.
+
+    It is made of what everyone knows, so a new leader goes on with the same one.
+    """
+    text = "/".join((*key, str(revision)))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class Record:
+    """Writes in the name of one term."""
+
+    def __init__(self, bus: Bus, events: EventLog, reign: Reign, world: World) -> None:
+        self._bus = bus
+        self._events = events
+        self._reign = reign
+        self._world = world
+
+    def check(self) -> None:
+        """Raise DeposedError unless the term holds."""
+        if not self._reign.holds:
+            raise DeposedError(f"term {self._reign.term} is over")
+
+    async def activate(self, active: Active) -> None:
+        """Put an object in force."""
+        kind = str(active.__struct_config__.tag)
+        await self._put(
+            subjects.ACTIVE.subject(kind=kind, namespace=active.namespace, name=active.name),
+            active,
+        )
+
+    async def deactivate(self, key: Object) -> None:
+        """Take an object out of force."""
+        kind, namespace, name = key
+        await self._delete(subjects.ACTIVE.subject(kind=kind, namespace=namespace, name=name))
+
+    async def publish_endpoint(self, endpoint: Endpoint) -> None:
+        """Tell routers of an instance."""
+        await self._put(_endpoint_subject(endpoint), endpoint)
+
+    async def withdraw_endpoint(self, endpoint: Endpoint, reason: str) -> None:
+        """Take an instance from the routers."""
+        await self._delete(_endpoint_subject(endpoint))
+        self.event(
+            ("function", endpoint.namespace, endpoint.function),
+            "endpoint-withdrawn",
+            f"the endpoint {endpoint.instance} at {endpoint.ip}:{endpoint.port} was withdrawn:"
+            f" {reason}",
+            instance=endpoint.instance,
+            revision=endpoint.revision,
+        )
+
+    async def set_status(
+        self,
+        key: Object,
+        phase: Phase,
+        message: str,
+        *,
+        observed: int,
+        active: int | None,
+        field: str | None = None,
+    ) -> None:
+        """Say how far an object is, if that is news; tell the event log when the phase changes."""
+        kind, namespace, name = key
+        before = self._world.statuses.get(key)
+        status = Status(
+            kind=kind,
+            namespace=namespace,
+            name=name,
+            phase=phase,
+            observed_revision=observed,
+            active_revision=active,
+            message=message,
+            time=datetime.now(UTC),
+            field=field,
+            correlation=spec_correlation(key, observed),
+        )
+        if before is not None and msgspec.structs.replace(before, time=status.time) == status:
+            return
+        subject = subjects.STATUS.subject(kind=kind, namespace=namespace, name=name)
+        await self._put(subject, status)
+        self._world.statuses[key] = status
+        if before is None or (before.phase, before.message, before.observed_revision) != (
+            phase,
+            message,
+            observed,
+        ):
+            level: Level = "error" if phase in ("rejected", "failed") else "info"
+            what = f"spec-{phase}" if phase == "rejected" else phase
+            self.event(
+                key,
+                what,
+                f"{kind} {name} (revision {observed}): {message}",
+                level=level,
+                correlation=status.correlation,
+                revision=observed,
+                field=field,
+            )
+
+    async def clear_status(self, key: Object, message: str) -> None:
+        """Say nothing of an object any more, which is gone."""
+        kind, namespace, name = key
+        await self._delete(subjects.STATUS.subject(kind=kind, namespace=namespace, name=name))
+        self._world.statuses.pop(key, None)
+        self.event(key, "deleted", message)
+
+    def event(
+        self,
+        key: Object,
+        what: str,
+        message: str,
+        *,
+        level: Level = "info",
+        correlation: str = "",
+        duration_ms: float | None = None,
+        **fields: Any,
+    ) -> None:
+        """Tell the event log."""
+        kind, namespace, name = key
+        if not correlation and (spec := self._world.specs.get(key)) is not None:
+            correlation = spec_correlation(key, spec.revision)
+        self._events.emit(
+            new_event(
+                "scheduler",
+                namespace,
+                kind,
+                name,
+                what,
+                message,
+                level=level,
+                correlation=correlation,
+                duration_ms=duration_ms,
+                **fields,
+            )
+        )
+
+    async def _put(self, subject: str, message: msgspec.Struct) -> None:
+        self.check()
+        await publish(self._bus, subject, msgspec.json.encode(message))
+
+    async def _delete(self, subject: str) -> None:
+        self.check()
+        await tombstone(self._bus, subject)
+
+
+def _endpoint_subject(endpoint: Endpoint) -> str:
+    return subjects.ENDPOINTS.subject(
+        namespace=endpoint.namespace, function=endpoint.function, instance=endpoint.instance
+    )

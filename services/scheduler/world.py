@@ -1,0 +1,296 @@
+"""What the leading scheduler knows, from streams, keepers and its own calls.
+
+Plain data without I/O: a new leader begins with an empty one and fills it. What
+is written to the bus is written here first, so that a decision never waits for
+its own echo.
+"""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from schemas.active import ActiveEnvironment, ActiveFunction, ActiveRoute
+from schemas.builds import Build, build_id
+from schemas.endpoints import Endpoint
+from schemas.pods import PodFact
+from schemas.specs import AnySpec, FunctionSpec
+from schemas.status import Status
+from services.scheduler import placement, scaling
+from services.scheduler.judge import Rejected, Resolved, Waiting, resolve
+from services.scheduler.plan import Failure, Process, ProcessState, View
+from services.scheduler.routes import Claims
+
+Object = tuple[str, str, str]
+"""Kind, namespace and name."""
+FunctionName = tuple[str, str]
+"""Namespace and name."""
+
+REPORT_S = 3.0
+"""How long a router's report of its activity counts."""
+
+
+class Spec(msgspec.Struct, frozen=True):
+    """The last spec published of an object, and what it was judged to be."""
+
+    revision: int
+    verdict: AnySpec | Rejected
+
+
+class Instance(msgspec.Struct, kw_only=True):
+    """One process of a function: where it answers, and how far it is."""
+
+    endpoint: Endpoint
+    state: ProcessState = "serving"
+    published: bool = False
+    reason: str = ""
+    loaded: float = 0.0
+    """Monotonic: when it was loaded, or adopted."""
+    since: float = 0.0
+    """Monotonic: when it was loaded, or last known to have been used."""
+    ask_again: float = 0.0
+    """Monotonic: not to be asked whether it is idle before."""
+
+
+class Trouble(msgspec.Struct):
+    """Why a revision could not be loaded, and until when it is left alone."""
+
+    revision: int
+    message: str
+    until: float
+    times: int = 1
+
+
+class Function(msgspec.Struct):
+    """What is known of one function beside its spec."""
+
+    instances: dict[str, Instance] = {}
+    loading: dict[str, int] = {}
+    """Instance -> revision of each load call under way."""
+    trouble: Trouble | None = None
+    reports: dict[str, tuple[int, float]] = {}
+    """Router -> its load, and when it said so (monotonic)."""
+    demanded: tuple[int, float] = (0, 0.0)
+    """What a router has parked by its last demand, and when it said so."""
+    peak: scaling.Peak | None = None
+    asked: str = ""
+    """The build that the builder has answered a request for."""
+    builder_silent: bool = False
+    """The builder did not answer the last request."""
+
+    def load(self, now: float) -> int:
+        """Return the invocations in flight and parked, as last reported."""
+        said = sum(load for load, at in self.reports.values() if now - at < REPORT_S)
+        parked, at = self.demanded
+        return max(said, parked if now - at < REPORT_S else 0)
+
+
+class Keeper(msgspec.Struct, kw_only=True):
+    """A keeper pod."""
+
+    uid: str
+    name: str
+    namespace: str
+    dedicated: str = ""
+    fact: PodFact | None = None
+    """What podwatch says of it."""
+    watched: bool = False
+    """Its watch stream is open and has told everything it holds."""
+    stopping: bool = False
+    held: dict[str, FunctionName] = {}
+    """Instance -> function, of what it holds or is being asked to load."""
+    ended: dict[str, str] = {}
+    """Instances that ended while their load call was under way -> reason."""
+    artifacts: set[str] = set()
+    """Digests of the artifacts that it is known to have."""
+    lacks_artifacts: bool = False
+    """It has asked for an artifact once, so it does not share our cache."""
+    empty_since: float = 0.0
+    full_until: float = 0.0
+    """It has refused a load for want of room."""
+
+
+class World:
+    """Everything that the leader knows."""
+
+    def __init__(self) -> None:
+        self.specs: dict[Object, Spec] = {}
+        self.environments: dict[FunctionName, ActiveEnvironment] = {}
+        self.active: dict[FunctionName, ActiveFunction] = {}
+        self.routes: dict[FunctionName, ActiveRoute] = {}
+        self.claims = Claims()
+        self.statuses: dict[Object, Status] = {}
+        self.builds: dict[str, Build] = {}
+        self.functions: dict[FunctionName, Function] = {}
+        self.keepers: dict[str, Keeper] = {}
+        self.facts: dict[str, PodFact] = {}
+        self.refused_routes: set[FunctionName] = set()
+        """Those that collide with another, and are judged again when one goes."""
+        self.users: dict[FunctionName, set[str]] = {}
+        """Environment -> names of the functions whose spec names it."""
+
+    def function(self, name: FunctionName) -> Function:
+        """Return what is known of a function, which may be nothing yet."""
+        return self.functions.setdefault(name, Function())
+
+    def environment_users(self, environment: FunctionName) -> list[str]:
+        """Return the functions that use an environment, by their spec or by what is in force."""
+        namespace, name = environment
+        users = set(self.users.get(environment, ()))
+        users |= {
+            function
+            for (of, function), active in self.active.items()
+            if of == namespace and active.spec.environment == name
+        }
+        return sorted(users)
+
+    def put_spec(self, key: Object, spec: Spec | None) -> None:
+        """Take in a spec, or that it was deleted."""
+        kind, namespace, name = key
+        before = self.specs.get(key)
+        if spec is None:
+            self.specs.pop(key, None)
+        else:
+            self.specs[key] = spec
+        if kind == "function":
+            for record in (before, spec):
+                if record is not None and isinstance(record.verdict, FunctionSpec):
+                    environment = record.verdict.environment
+                    if environment is not None:
+                        users = self.users.setdefault((namespace, environment), set())
+                        (users.add if record is spec else users.discard)(name)
+
+    def wanted(self, name: FunctionName) -> Resolved | Waiting | Rejected | None:
+        """Return what a function's spec comes to now."""
+        spec = self.specs.get(("function", *name))
+        if spec is None:
+            return None
+        if not isinstance(spec.verdict, FunctionSpec):
+            assert isinstance(spec.verdict, Rejected)  # noqa: S101 - a spec of this kind or none
+            return spec.verdict
+        environment = spec.verdict.environment
+        found = self.environments.get((name[0], environment)) if environment else None
+        return resolve(spec.verdict, spec.revision, found)
+
+    def view(self, name: FunctionName, now: float) -> View:
+        """Return everything that matters to one function."""
+        function = self.function(name)
+        wanted = self.wanted(name)
+        active = self.active.get(name)
+        spec = self.specs.get(("function", *name))
+        build = build_id(wanted.source) if isinstance(wanted, Resolved) else ""
+        load = function.load(now)
+        return View(
+            namespace=name[0],
+            name=name[1],
+            observed=spec.revision if spec else 0,
+            wanted=wanted,
+            active=active,
+            build=self.builds.get(build),
+            build_asked=bool(build) and function.asked == build,
+            builder_silent=function.builder_silent,
+            engine=self.engine(),
+            processes=tuple(_processes(function)),
+            load=load,
+            failure=_failure(function.trouble, now),
+            ask=self._ask(function, active, load, now),
+            status=self.statuses.get(("function", *name)),
+        )
+
+    def _ask(
+        self, function: Function, active: ActiveFunction | None, load: int, now: float
+    ) -> scaling.Ask | None:
+        if active is None:
+            return None
+        if function.peak is None:
+            function.peak = scaling.Peak(active.spec.scaling.idle_timeout_s)
+        function.peak.see(load, now)
+        serving = serving_idleness(function, active.revision)
+        if any(function.instances[one.instance].ask_again > now for one in serving):
+            return None
+        ask, _ = scaling.surplus(active.spec.scaling, serving, function.peak.value(now), now)
+        return ask
+
+    def look_again_s(self, name: FunctionName, now: float) -> float | None:
+        """Return in how many seconds a function is to be looked at without any news."""
+        function, active = self.function(name), self.active.get(name)
+        waits = []
+        if function.trouble is not None and function.trouble.until > now:
+            waits.append(function.trouble.until - now)
+        if active is not None:
+            serving = serving_idleness(function, active.revision)
+            _, again = scaling.surplus(active.spec.scaling, serving, function.load(now), now)
+            if again is not None:
+                waits.append(again)
+            waits += [
+                instance.ask_again - now
+                for instance in function.instances.values()
+                if instance.ask_again > now
+            ]
+        return min(waits, default=None)
+
+    def engine(self) -> str:
+        """Return the engine hash of the keepers that run, or an empty string.
+
+        While keepers of two versions run, what the newest has is what counts.
+        """
+        ready = [k.fact for k in self.keepers.values() if k.fact is not None and k.fact.ready]
+        return max(ready, key=lambda fact: fact.time).engine if ready else ""
+
+    def placeable(self, name: FunctionName, now: float) -> list[placement.Keeper]:
+        """Return the keepers of the function's namespace as placement sees them."""
+        namespace, _ = name
+        return [
+            placement.Keeper(
+                uid=keeper.uid,
+                namespace=keeper.namespace,
+                dedicated=keeper.dedicated,
+                ready=(
+                    keeper.watched
+                    and keeper.fact is not None
+                    and keeper.fact.ready
+                    and not keeper.stopping
+                ),
+                engine=keeper.fact.engine if keeper.fact else "",
+                capacity=(
+                    len(keeper.held)
+                    if keeper.full_until > now
+                    else keeper.fact.capacity
+                    if keeper.fact
+                    else 0
+                ),
+                held=len(keeper.held),
+                of_function=sum(held == name for held in keeper.held.values()),
+                idle_s=0.0 if keeper.held else now - keeper.empty_since,
+            )
+            for keeper in self.keepers.values()
+            if keeper.namespace == namespace
+        ]
+
+    def has_functions(self, namespace: str) -> bool:
+        """Whether anything in a namespace is, or is going to be, run."""
+        return any(of == namespace for of, _ in self.active) or any(
+            kind == "function" and of == namespace and isinstance(spec.verdict, FunctionSpec)
+            for (kind, of, _), spec in self.specs.items()
+        )
+
+
+def serving_idleness(function: Function, revision: int) -> list[scaling.Idleness]:
+    """Return since when each process that serves `revision` may have been idle."""
+    return [
+        scaling.Idleness(instance, known.since)
+        for instance, known in function.instances.items()
+        if known.state == "serving" and known.endpoint.revision == revision
+    ]
+
+
+def _processes(function: Function) -> Iterator[Process]:
+    for instance, known in function.instances.items():
+        yield Process(instance, known.endpoint.revision, known.state, known.published, known.reason)
+    for instance, revision in function.loading.items():
+        yield Process(instance, revision, "loading", published=False)
+
+
+def _failure(trouble: Trouble | None, now: float) -> Failure | None:
+    if trouble is None:
+        return None
+    return Failure(trouble.revision, trouble.message, may_retry=now >= trouble.until)
