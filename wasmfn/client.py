@@ -173,6 +173,8 @@ class Client:
         revisions: Mapping[Key, int],
         timeout_s: float,
         on_status: Callable[[Status], None] = lambda status: None,
+        *,
+        or_waiting: bool = False,
     ) -> dict[Key, Status]:
         """Wait until each revision, or a later one, is active, rejected or failed.
 
@@ -180,10 +182,12 @@ class Client:
             revisions: what `publish` returned, by object.
             timeout_s: for all of them together.
             on_status: called with each status on the way, in the order they come.
+            or_waiting: be content with one that waits for an object that is not there yet.
 
         Raises:
             DeadlineError: some are on their way yet.
         """
+        ends = (*_FINAL, "waiting") if or_waiting else _FINAL
         final: dict[Key, Status] = {}
         seen: dict[Key, Status] = {}
         if not revisions:
@@ -199,7 +203,7 @@ class Client:
                             continue
                         seen[key] = status
                         on_status(status)
-                        if status.phase in _FINAL:
+                        if status.phase in ends:
                             final[key] = status
                     if final.keys() == revisions.keys():
                         break
@@ -212,10 +216,12 @@ class Client:
         revisions: Mapping[Key, int],
         timeout_s: float,
         on_status: Callable[[Status], None] = lambda status: None,
+        *,
+        or_waiting: bool = False,
     ) -> dict[Key, Status]:
-        """Do what `wait` does, and raise RejectedError if one is not active in the end."""
-        statuses = await self.wait(revisions, timeout_s, on_status)
-        bad = [status for status in statuses.values() if status.phase != "active"]
+        """Do what `wait` does, and raise RejectedError if one was rejected or failed."""
+        statuses = await self.wait(revisions, timeout_s, on_status, or_waiting=or_waiting)
+        bad = [s for s in statuses.values() if s.phase in ("rejected", "failed")]
         if bad:
             raise RejectedError(
                 "; ".join(

@@ -1,0 +1,97 @@
+"""The root of the command line: every verb by its section, and where it is found.
+
+The table repeats each verb's short help, so that `wasmfn --help` and completion
+import none of them; a test compares the two.
+"""
+
+import importlib
+from typing import Final
+
+import click
+
+from wasmfn.cli.verb import VerbGroup
+
+SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
+    "Run": {
+        "demo": ("demo:demo", "See it work: start, deploy, invoke, and look inside."),
+        "up": ("up:up", "Run the whole platform on this machine."),
+        "doctor": ("doctor:doctor", "Check the platform and say what to do."),
+    },
+    "Deploy": {
+        "deploy": ("deploy:deploy", "Make a module answer HTTP, and wait until it does."),
+        "dev": ("dev:dev", "Deploy a module again whenever its file changes."),
+        "apply": ("apply:apply", "Make the platform what YAML files say."),
+        "export": ("apply:export", "Print every spec as YAML that apply takes."),
+    },
+    "Objects": {
+        "fn": ("fn:fn", "Functions: create, get, list, update, delete, test, logs."),
+        "env": ("env:env", "Environments: modules and variables that functions share."),
+        "route": ("route:route", "Routes: from a method and a path to a function."),
+        "secret": ("secret:secret", "Secrets of functions on this machine."),
+    },
+    "Look": {
+        "events": ("events:events", "Show the event log, live or from the past."),
+        "version": ("version:version", "Print the versions of wasmfn and of its engine."),
+        "completion": ("version:completion", "Print the completion script of a shell."),
+    },
+}
+
+_EXIT_CODES: Final = """
+Exit codes:
+  0  done                     4  no such object
+  1  failed                   5  rejected by the platform
+  2  wrong usage              6  did not happen in time
+  3  platform not reachable   7  exists already, is in use, or changed meanwhile
+"""
+
+_ALL: Final = {verb: entry for verbs in SECTIONS.values() for verb, entry in verbs.items()}
+
+
+class VerbTable(VerbGroup):
+    """A group that imports a verb's module when the verb is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return every verb, in the order of the sections."""
+        return list(_ALL)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command of a verb, or None if there is no such verb."""
+        if cmd_name not in _ALL:
+            return None
+        module, _, attribute = _ALL[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(f"wasmfn.cli.{module}"), attribute)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"wasmfn.cli.{module}:{attribute} is no command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the verbs with their short help, section by section."""
+        width = max(map(len, _ALL))
+        for section, verbs in SECTIONS.items():
+            with formatter.section(section):
+                formatter.write_dl(
+                    [(verb.ljust(width), short) for verb, (_, short) in verbs.items()]
+                )
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what the exit codes mean."""
+        formatter.write(_EXIT_CODES)
+
+
+@click.group(
+    cls=VerbTable,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+def root() -> None:
+    """WebAssembly functions over HTTP, on this machine or a cluster.
+
+    Begin with:
+      wasmfn demo                       everything at once, in a place of its own
+      wasmfn up                         run the platform (leave it running)
+      wasmfn deploy sort.wasm           make a module answer at /sort
+      wasmfn fn test sort 3 1 2         call it
+      wasmfn events -f                  watch what happens
+
+    The running platform is found by itself; --nats or WASMFN_NATS name another
+    one. `wasmfn VERB --help` has examples.
+    """

@@ -1,0 +1,138 @@
+"""`wasmfn route`: from a method and a path to a function."""
+
+from typing import Any
+
+import click
+
+from schemas.specs import RouteSpec
+from wasmfn.cli.flags import checked
+from wasmfn.cli.output import note
+from wasmfn.cli.parameters import METHODS, NAME
+from wasmfn.cli.publishing import create_object, update_object
+from wasmfn.cli.reading import (
+    add_delete,
+    add_get,
+    add_list,
+    age_of,
+    name_argument,
+    the_name,
+    trouble,
+)
+from wasmfn.cli.session import Session, with_session
+from wasmfn.cli.verb import VerbGroup
+from wasmfn.objects import Key, Object
+from wasmfn.render import Span, phase
+from wasmfn.routing import Wish, free_name
+
+_METHOD = click.Choice(METHODS, case_sensitive=False)
+
+
+@click.group(cls=VerbGroup)
+def route() -> None:
+    """Routes: from a method and a path to a function.
+
+    Examples:
+      wasmfn route create --url /sort --method POST --function sort
+      wasmfn route create --url '/users/{id}' --method GET --function users
+      wasmfn route create --prefix /static --function site --host www.example.org
+    """
+
+
+@route.command()
+@name_argument
+@click.option("--url", metavar="/PATH", help="The whole path; {name} stands for one segment.")
+@click.option("--prefix", metavar="/PATH", help="This path and everything below it.")
+@click.option(
+    "--method", "methods", type=_METHOD, multiple=True,
+    help="Repeatable.  [default: GET and POST]",
+)  # fmt: skip
+@click.option("--function", type=NAME, required=True, help="The function that answers.")
+@click.option("--host", help="Only for this host name.  [default: every host]")
+@with_session
+async def create(session: Session, name: str | None, named: str | None, **fields: Any) -> None:
+    """Create a route. Its function may come later; until then it answers 503.
+
+    Examples:
+      wasmfn route create --url /sort --method POST --function sort
+      wasmfn route create shop --prefix /shop --function shop
+    """
+    pattern = fields["url"] if fields["url"] is not None else fields["prefix"]
+    if pattern is None or (fields["url"] is not None and fields["prefix"] is not None):
+        raise click.UsageError("give --url or --prefix")
+    spec = _spec({}, fields)
+    async with session.connect() as client:
+        chosen = name or named
+        if not chosen:
+            taken = [thing.key.name for thing in await client.objects("route", session.namespace)]
+            function = Key("function", session.namespace, spec.function)
+            chosen = free_name(Wish(pattern, spec.methods), taken, function)
+        key = Key("route", session.namespace, chosen)
+        await create_object(client, key, spec)
+    note(f"created {key}: {','.join(spec.methods)} {pattern} -> {spec.function}")
+
+
+@route.command()
+@name_argument
+@click.option("--url", metavar="/PATH", help="The new whole path.")
+@click.option("--prefix", metavar="/PATH", help="The new prefix.")
+@click.option("--method", "methods", type=_METHOD, multiple=True, help="All methods. Repeatable.")
+@click.option("--function", type=NAME, help="Another function.")
+@click.option("--host", help="Another host name; an empty one means every host.")
+@with_session
+async def update(session: Session, name: str | None, named: str | None, **fields: Any) -> None:
+    """Change a route.
+
+    Example:
+      wasmfn route update sort --method POST --method PUT
+    """
+    key = Key("route", session.namespace, the_name(name, named))
+    if fields["url"] is not None and fields["prefix"] is not None:
+        raise click.UsageError("give --url or --prefix, not both")
+
+    def changed(before: RouteSpec) -> RouteSpec:
+        had = {
+            "function": before.function, "path": before.path, "prefix": before.prefix,
+            "methods": before.methods, "host": before.host,
+        }  # fmt: skip
+        return _spec(had, fields)
+
+    async with session.connect() as client:
+        await update_object(client, key, RouteSpec, changed)
+    note(f"updated {key}")
+
+
+def _spec(before: dict[str, Any], given: dict[str, Any]) -> RouteSpec:
+    """Return the route with what the options give in place of what it had."""
+    fields = dict(before)
+    if given["url"] is not None:
+        fields |= {"path": given["url"], "prefix": None}
+    if given["prefix"] is not None:
+        fields |= {"path": None, "prefix": given["prefix"]}
+    if given["methods"]:
+        fields["methods"] = list(dict.fromkeys(given["methods"]))
+    if given["function"] is not None:
+        fields["function"] = given["function"]
+    if given["host"] is not None:
+        fields["host"] = given["host"].lower() or None
+    return checked(fields, RouteSpec)
+
+
+def _row(thing: Object) -> tuple[str | Span, ...]:
+    if not isinstance(thing.spec, RouteSpec):
+        return (thing.key.name, phase(thing.phase), "", "", "", age_of(thing), trouble(thing))
+    spec = thing.spec
+    path = spec.path if spec.path is not None else f"{str(spec.prefix).rstrip('/')}/*"
+    return (
+        thing.key.name,
+        phase(thing.phase),
+        ",".join(spec.methods),
+        (spec.host or "") + path,
+        spec.function,
+        age_of(thing),
+        trouble(thing),
+    )
+
+
+add_get(route, "route")
+add_list(route, "route", ("NAME", "PHASE", "METHODS", "URL", "FUNCTION", "AGE", "MESSAGE"), _row)
+add_delete(route, "route")
