@@ -1,0 +1,97 @@
+"""A feed delivers everything in order, or says that it did not."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from nats.aio.msg import Msg
+
+from schemas.streams import ENDPOINTS
+from services.bus.connection import Bus, connect
+from services.bus.feed import Feed, FeedLost, open_feed
+from services.bus.streams import ensure_streams
+
+
+@pytest.fixture
+async def bus(nats_server) -> AsyncIterator[Bus]:
+    async with connect(nats_server.settings, "test") as bus:
+        await ensure_streams(bus.js, [ENDPOINTS])
+        yield bus
+
+
+async def put(bus: Bus, *names: int, size: int = 1) -> None:
+    for name in names:
+        await bus.nc.publish(f"wasmfn.endpoints.ns.f.{name}", bytes(size))
+    await bus.nc.flush()
+
+
+async def read(feed: Feed, count: int) -> list[int]:
+    sequences: list[int] = []
+    async with asyncio.timeout(20):
+        while len(sequences) < count:
+            if (entry := await feed.next()) is not None:
+                sequences.append(entry.sequence)
+    return sequences
+
+
+def lose(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Lose a message before the feed sees it, as the client does when its queue is full."""
+    receive = Feed.receive
+    messages = 0
+
+    async def losing(feed: Feed, msg: Msg) -> None:
+        nonlocal messages
+        messages += msg.reply.startswith("$JS.ACK.")
+        if not msg.reply.startswith("$JS.ACK.") or messages != number:
+            await receive(feed, msg)
+
+    monkeypatch.setattr(Feed, "receive", losing)
+
+
+async def test_a_message_lost_in_the_middle_is_noticed_at_the_next(bus, monkeypatch):
+    lose(monkeypatch, 2)
+    async with open_feed(bus, "ENDPOINTS", []) as feed:
+        await put(bus, 1, 2, 3)
+        with pytest.raises(FeedLost, match="message 2 of the consumer is missing"):
+            await read(feed, 3)
+
+
+async def test_a_lost_last_message_is_noticed_at_the_heartbeat(bus, monkeypatch):
+    lose(monkeypatch, 3)
+    async with open_feed(bus, "ENDPOINTS", []) as feed:
+        await put(bus, 1, 2, 3)
+        with pytest.raises(FeedLost, match="the server is at message 3, this feed at 2"):
+            await read(feed, 3)
+
+
+async def test_a_consumer_that_was_deleted_is_noticed(bus):
+    async with open_feed(bus, "ENDPOINTS", []) as feed:
+        (consumer,) = await bus.js.consumers_info("ENDPOINTS")
+        await bus.js.delete_consumer("ENDPOINTS", consumer.name)
+        with pytest.raises(FeedLost, match="no heartbeat"):
+            await read(feed, 1)
+
+
+async def test_a_broken_connection_is_noticed_at_once(nats_server, bus):
+    async with open_feed(bus, "ENDPOINTS", []) as feed:
+        reading = asyncio.create_task(read(feed, 1))
+        await asyncio.to_thread(nats_server.kill)
+        with pytest.raises(FeedLost, match="the connection was lost"):
+            await asyncio.wait_for(reading, 1)
+
+
+async def test_a_slow_reader_gets_everything_in_order_and_holds_little(bus):
+    async with open_feed(bus, "ENDPOINTS", []) as feed:
+        for i in range(0, 8000, 100):
+            await put(bus, *range(i, i + 100), size=10_000)
+        assert feed._items.qsize() <= 256
+        assert await read(feed, 8000) == list(range(1, 8001))
+
+
+async def test_a_stream_that_is_replaced_during_the_snapshot_is_no_snapshot(bus):
+    await put(bus, 1, 2)
+    async with open_feed(bus, "ENDPOINTS", []) as feed:
+        await bus.js.delete_stream("ENDPOINTS")
+        await ensure_streams(bus.js, [ENDPOINTS])
+        with pytest.raises(FeedLost, match="replaced"):
+            _ = [entry async for entry in feed.snapshot()]
