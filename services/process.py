@@ -3,7 +3,20 @@
 A service is one async function `main(process, settings)`. Around it, `serve`
 does what any supervisor (`wasmfn up`, systemd, Kubernetes) expects of a
 process: it says when it is ready and why not, stops when told within a bounded
-time, and never limps on after a part of it has died.
+time, and never limps on after a part of it has died. A service's `__main__` is
+
+    class Settings(ServiceSettings, frozen=True, kw_only=True):
+        http: str = "127.0.0.1:8080"
+
+    async def main(process: Process, settings: Settings) -> None:
+        routes = process.ready.needs("routes", "no snapshot yet")
+        async with connect(settings, process.name) as bus:
+            process.start(follow_routes(bus, routes.met), "the follower of routes")
+            await process.stopping.wait()
+            await drain()
+
+    if __name__ == "__main__":
+        serve("router", Settings, main)
 
 Exit codes: 0 stopped when told, 1 failed, 2 wrong settings or usage.
 """
