@@ -1,1 +1,1 @@
-"""placeholder"""
+"""The command line, the Python client, and the platform on one machine."""

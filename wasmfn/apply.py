@@ -22,7 +22,7 @@ from typing import Any, Final, Literal
 import msgspec
 import yaml
 
-from schemas.specs import KINDS, AnySpec, Module
+from schemas.specs import KINDS, AnySpec, Module, RouteSpec
 from wasmfn.errors import RejectedError
 from wasmfn.objects import Key, name_problem, plain_spec
 
@@ -186,15 +186,23 @@ def plan(
     return changes
 
 
-def to_yaml(specs: Mapping[Key, AnySpec]) -> str:
-    """Return `specs` as documents that `desired` reads back to the same specs."""
+def to_yaml(specs: Mapping[Key, AnySpec], files: Mapping[str, PurePath] | None = None) -> str:
+    """Return `specs` as documents that `desired` reads back to the same specs.
+
+    Args:
+        specs: by object.
+        files: where the module of a digest was written, to be named instead of the digest.
+    """
     ordered = sorted(specs, key=lambda key: (ORDER.index(key.kind), key))
-    return "".join("---\n" + document_text(key, specs[key]) for key in ordered)
+    return "".join("---\n" + document_text(key, specs[key], files or {}) for key in ordered)
 
 
-def document_text(key: Key, spec: AnySpec) -> str:
+def document_text(key: Key, spec: AnySpec, files: Mapping[str, PurePath] | None = None) -> str:
     """Return one object as a YAML document, without fields that have their default."""
     value = {"kind": key.kind, "name": key.name, "namespace": key.namespace, **plain_spec(spec)}
+    module = None if isinstance(spec, RouteSpec) else spec.module
+    if module is not None and files and module.sha256 in files:
+        value["module"] = {"file": str(files[module.sha256]), "file_name": module.file_name}
     return yaml.dump(
         value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False
     )

@@ -4,6 +4,7 @@ A broken connection loses nothing: reading goes on after the last message seen.
 """
 
 import asyncio
+import collections
 from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
 from typing import Final
@@ -15,6 +16,8 @@ from services.bus.connection import Bus
 from services.bus.feed import FeedLost, open_feed
 from services.bus.state import Entry
 
+_CORRELATIONS: Final = 1000
+"""How many stories of a function are remembered at once."""
 _PAUSE_S: Final = 0.3
 """Before the next try, once a connection broke."""
 
@@ -54,10 +57,24 @@ async def read_log(
         await asyncio.sleep(_PAUSE_S)
 
 
-def is_about(event: Event, namespace: str, function: str) -> bool:
-    """Whether `event` tells of `function`, be it of its builds, instances or calls."""
-    if event.namespace != namespace:
-        return False
-    if event.kind == "function":
-        return event.name == function
-    return event.fields.get("function") in (function, f"{namespace}/{function}")
+class About:
+    """Tells which events are about one function, be it of its builds, instances or calls.
+
+    A build knows no function, for it may serve several; what it has in common
+    with the function's own events is the correlation.
+    """
+
+    def __init__(self, namespace: str, function: str) -> None:
+        """Take events of `function` in `namespace`."""
+        self._namespace = namespace
+        self._function = function
+        self._correlations: collections.deque[str] = collections.deque(maxlen=_CORRELATIONS)
+
+    def takes(self, event: Event) -> bool:
+        """Whether `event` is one of them, given those that came before it."""
+        named = event.name if event.kind == "function" else event.fields.get("function")
+        if event.namespace == self._namespace and named == self._function:
+            if event.correlation not in self._correlations:
+                self._correlations.append(event.correlation)
+            return True
+        return event.correlation in self._correlations

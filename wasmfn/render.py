@@ -15,6 +15,10 @@ from schemas.events import NO_NAMESPACE, Event, Level, LogLine
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 """C0, DEL and C1 controls, line separators, and what reverses the reading direction."""
 
+_DIGEST_NAME: Final = re.compile(r"^[0-9a-f]{64}$")
+_DIGEST: Final = 12
+"""How many digits of a digest tell one from another for a person."""
+
 _LEVEL_STYLE: Final[dict[Level, str]] = {"info": "", "warning": "yellow", "error": "bold red"}
 _PHASE_STYLE: Final = {
     "active": "green",
@@ -104,7 +108,8 @@ def event(entry: Event, *, now: datetime | None = None) -> Line:
         now: show how long ago it was, seen from `now`, instead of the time of day.
     """
     when = clock(entry.time) if now is None else age((now - entry.time).total_seconds()).rjust(4)
-    about = entry.name if entry.namespace == NO_NAMESPACE else f"{entry.namespace}/{entry.name}"
+    name = entry.name[:_DIGEST] if _DIGEST_NAME.match(entry.name) else entry.name
+    about = name if entry.namespace == NO_NAMESPACE else f"{entry.namespace}/{name}"
     took = "" if entry.duration_ms is None else f"  {duration(entry.duration_ms)}"
     style = _LEVEL_STYLE[entry.level]
     return (

@@ -23,7 +23,7 @@ from wasmfn.errors import (
     RejectedError,
     UnreachableError,
 )
-from wasmfn.history import is_about
+from wasmfn.history import About
 
 SORT = Key("function", "default", "sort")
 SPEC = FunctionSpec(module=Module("ab" * 32, "sort.wasm"))
@@ -239,10 +239,11 @@ async def test_a_nats_without_a_platform_says_so(nats_server: Any) -> None:
             await client.put_module(b"x", "x.wasm")
 
 
-def test_an_event_is_about_a_function_by_its_name_or_its_fields() -> None:
-    about = new_event("scheduler", "default", "function", "sort", "scaled", "up")
-    field = new_event("scheduler", "default", "endpoint", "e1", "added", "x", function="sort")
+def test_the_story_of_a_function_has_its_builds_and_nobody_elses_events() -> None:
+    about = About("default", "sort")
+    published = new_event("scheduler", "default", "function", "sort", "spec-published", "x")
+    built = new_event("builder", "-", "build", "ab12", "ready", "x", correlation=published.id)
+    endpoint = new_event("scheduler", "default", "endpoint", "e1", "added", "x", function="sort")
     other = new_event("scheduler", "other", "function", "sort", "scaled", "up")
-    assert [is_about(event, "default", "sort") for event in (about, field, other)] == [
-        True, True, False,
-    ]  # fmt: skip
+    events = [built, published, built, endpoint, other]
+    assert [about.takes(event) for event in events] == [False, True, True, True, False]
