@@ -1,0 +1,86 @@
+"""Run a builder: `python -P -m services.builder [SETTINGS.toml]`."""
+
+import shutil
+from pathlib import Path
+
+from services.builder.artifacts import Artifacts
+from services.builder.broker import answering
+from services.builder.builder import Builder
+from services.builder.images.local import LocalImages
+from services.builder.keys import read_signing_key
+from services.builder.pipeline import Bounds, Pipeline
+from services.builder.records import Records
+from services.builder.registry import Policy, read_credentials
+from services.builder.settings import BuilderSettings
+from services.bus.connection import connect
+from services.bus.events import event_log
+from services.bus.streams import ensure_buckets, ensure_streams
+from services.process import Process, PublicError, serve
+
+MIB = 1024 * 1024
+
+
+async def main(process: Process, settings: BuilderSettings) -> None:
+    """Wire the parts and run them until told to stop."""
+    requests = process.ready.needs("requests", "the records of builds are not read yet")
+    key = read_signing_key(Path(settings.signing_key_file))
+    bounds = _bounds(settings)
+    work = _work_folder(Path(settings.work_dir))
+    async with connect(settings, "builder") as bus, event_log(bus) as events:
+        await ensure_streams(bus.js)
+        await ensure_buckets(bus.js)
+        artifacts = Artifacts(bus, key)
+        records = Records(bus)
+        images = LocalImages(Path(settings.image_dir), settings.image_platform)
+        builder = Builder(
+            records,
+            artifacts,
+            Pipeline(artifacts, images, work, bounds),
+            events,
+            parallel=settings.parallel,
+            give_up_s=settings.give_up_s,
+        )
+        process.start(bus.watch(), "bus")
+        process.start(records.run(), "records")
+        working = process.start(builder.run(), "builds")
+        await records.complete.wait()
+        async with answering(bus, builder.request):
+            requests.met()
+            process.start(builder.learn_engine(), "engine")
+            await process.stopping.wait()
+        # What is not finished stands in the records and is taken up at the next start.
+        working.cancel()
+
+
+def _bounds(settings: BuilderSettings) -> Bounds:
+    file = settings.registry_credentials_file
+    try:
+        credentials = read_credentials(Path(file)) if file else {}
+    except ValueError as error:
+        raise PublicError(str(error)) from error
+    return Bounds(
+        module_bytes=settings.max_module_mib * MIB,
+        memory_bytes=settings.max_memory_mib * MIB,
+        compile=settings.compile,
+        pull=Policy(
+            max_bytes=settings.max_image_mib * MIB,
+            insecure=settings.insecure_registries,
+            allowed=settings.allowed_registries,
+            credentials=credentials,
+            timeout_s=settings.pull_timeout_s,
+        ),
+    )
+
+
+def _work_folder(work: Path) -> Path:
+    """Return `work`, without what a builder that was killed has left in it."""
+    try:
+        work.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for leftover in work.glob("compile-*"):
+            shutil.rmtree(leftover)
+    except OSError as error:
+        raise PublicError(f"cannot use the work directory {work}: {error.strerror}") from error
+    return work
+
+
+serve("builder", BuilderSettings, main)

@@ -1,0 +1,124 @@
+"""Takes requests for builds, and works until each is ready or failed.
+
+A request is answered at once with the record as it stands; the work is done
+from a queue, one build at a time for each id and a bounded number in all.
+"""
+
+import logging
+import time
+from datetime import UTC, datetime
+
+from schemas.builds import Build, BuildReply, BuildRequest, ImageSource, build_id
+from services.builder import reconcile
+from services.builder.artifacts import Artifacts
+from services.builder.errors import Rejected, Unavailable
+from services.builder.metrics import BUILDS
+from services.builder.pipeline import Pipeline
+from services.builder.records import Records
+from services.builder.trace import Trace
+from services.bus.events import EventLog
+from services.workqueue import WorkQueue
+
+log = logging.getLogger(__name__)
+
+
+class Builder:
+    """The builder's work. `run` does it; `request` adds to it."""
+
+    def __init__(
+        self,
+        records: Records,
+        artifacts: Artifacts,
+        pipeline: Pipeline,
+        events: EventLog,
+        *,
+        parallel: int,
+        give_up_s: float,
+    ) -> None:
+        self._records = records
+        self._artifacts = artifacts
+        self._pipeline = pipeline
+        self._events = events
+        self._give_up_s = give_up_s
+        self._queue = WorkQueue("build", self._work, parallel=parallel)
+        self._since: dict[str, float] = {}
+        """When each unfinished build was first tried by this process."""
+
+    async def run(self) -> None:
+        """Take up what is not finished, then work on what is asked for, for ever."""
+        await self._records.complete.wait()
+        for build in self._records:
+            if not reconcile.finished(build):
+                self._trace(build).tell("resumed", f"going on with {_what(build)}")
+                self._queue.put(build.id)
+        await self._queue.run()
+
+    async def learn_engine(self) -> None:
+        """Find out the engine before the first build needs it, if that is possible now."""
+        try:
+            await self._pipeline.learn_engine()
+        except Unavailable as reason:
+            log.warning("%s", reason)
+
+    async def request(self, request: BuildRequest) -> BuildReply:
+        """Return the record of the build that `request` names, queued if it was not there.
+
+        Raises:
+            BusError: NATS did not take the record.
+        """
+        current = self._records.get(build_id(request.source))
+        stored = False
+        if current is not None and current.state == "ready" and current.artifact is not None:
+            artifact = current.artifact
+            stored = await self._artifacts.find(artifact.module, artifact.engine) == artifact
+        build = reconcile.accept(
+            request, current, self._pipeline.engine, stored=stored, now=datetime.now(UTC)
+        )
+        if build is None:
+            return BuildReply(build=current)
+        await self._records.write(build)
+        self._trace(build).tell("queued", f"{_what(build)} will be built")
+        self._queue.put(build.id)
+        return BuildReply(build=build)
+
+    async def _work(self, build_id: str) -> float | None:
+        """Bring a build to its end, or return after how many seconds to try again."""
+        build = self._records.get(build_id)
+        if build is None or reconcile.finished(build):
+            return None
+        began = self._since.setdefault(build_id, time.monotonic())
+        trace = self._trace(build)
+        try:
+            ended = await self._pipeline.run(build, trace, self._records.write)
+        except Rejected as verdict:
+            ended = reconcile.failed(build, str(verdict), datetime.now(UTC))
+        except Unavailable as reason:
+            wait_s = reconcile.wait_s(time.monotonic() - began, self._give_up_s)
+            if wait_s is not None:
+                message = f"{_what(build)} waits {wait_s:.1f} s: {reason}"
+                trace.tell("waiting", message, level="warning")
+                return wait_s
+            ended = reconcile.failed(build, f"{reason}; gave up", datetime.now(UTC))
+        await self._records.write(ended)
+        self._since.pop(build_id, None)
+        self._tell_end(ended, trace)
+        return None
+
+    def _tell_end(self, ended: Build, trace: Trace) -> None:
+        BUILDS.labels(ended.state).inc()
+        took_ms = (time.monotonic() - trace.started) * 1e3
+        if ended.state == "ready":
+            trace.tell("ready", f"{_what(ended)} is ready", duration_ms=took_ms)
+        else:
+            message = f"{_what(ended)} cannot be built: {ended.error}"
+            trace.tell("failed", message, level="error", duration_ms=took_ms)
+
+    def _trace(self, build: Build) -> Trace:
+        return Trace(self._events, build)
+
+
+def _what(build: Build) -> str:
+    """Return what a person calls the thing that is built."""
+    if isinstance(build.source, ImageSource):
+        return f"the image {build.source.reference}"
+    return build.source.file_name

@@ -1,0 +1,79 @@
+"""The records of all builds, as the stream BUILDS has them.
+
+The builder is their only writer, and one builder runs at a time: two would do
+the same work twice and agree. So the records are read once, completely, and
+then written through; following the stream on shows when it was replaced.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+
+import msgspec
+
+from schemas import subjects
+from schemas.builds import Build
+from schemas.streams import BUILDS
+from services.bus.connection import Bus
+from services.bus.follow import follow
+from services.bus.publish import publish
+from services.bus.state import Deleted, Entry, Put, Replaced, Snapshot
+
+log = logging.getLogger(__name__)
+
+
+class Records:
+    """Every build's record by id. `run` follows the stream; wait for `complete` before use."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._records: dict[str, tuple[int, Build]] = {}
+        self.complete = asyncio.Event()
+
+    def get(self, build: str) -> Build | None:
+        """Return the record of a build, or None if it has none."""
+        return self._records.get(build, (0, None))[1]
+
+    def __iter__(self) -> Iterator[Build]:
+        return iter([build for _, build in self._records.values()])
+
+    async def write(self, build: Build) -> None:
+        """Store `build` as its record.
+
+        Raises:
+            Conflict: somebody else has written it.
+            BusRefused, BusUnavailable: NATS did not take it.
+        """
+        known = self._records.get(build.id, (0, None))[0]
+        subject = subjects.BUILDS.subject(build=build.id)
+        sequence = await publish(self._bus, subject, msgspec.json.encode(build), expected=known)
+        self._put(sequence, build)
+
+    async def run(self) -> None:
+        """Follow the stream for ever."""
+        async for update in follow(self._bus, BUILDS.name):
+            match update:
+                case Snapshot(entries):
+                    for entry in entries:
+                        self._take(entry)
+                    self.complete.set()
+                case Put(entry):
+                    self._take(entry)
+                case Deleted(subject):
+                    tokens = subjects.BUILDS.parse(subject)
+                    self._records.pop(tokens["build"] if tokens else "", None)
+                case Replaced():
+                    # What was built is not there any more either: it is built when asked for.
+                    self._records.clear()
+
+    def _take(self, entry: Entry) -> None:
+        try:
+            build = msgspec.json.decode(entry.payload, type=Build)
+        except msgspec.DecodeError as error:
+            log.warning("a build's record cannot be read: %s", error, extra={"on": entry.subject})
+            return
+        self._put(entry.sequence, build)
+
+    def _put(self, sequence: int, build: Build) -> None:
+        if sequence > self._records.get(build.id, (0, None))[0]:
+            self._records[build.id] = (sequence, build)
