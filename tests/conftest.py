@@ -1,6 +1,7 @@
 """A real nats-server for every test that asks for one: it is ready in about 15 ms."""
 
 import contextlib
+import os
 import re
 import signal
 import subprocess
@@ -80,6 +81,8 @@ class NatsServer:
         """Stop it from answering, with every connection left open."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        # The signal only asks: its last thread may still answer until this returns.
+        os.waitpid(self._process.pid, os.WUNTRACED)
         try:
             yield
         finally:

@@ -46,12 +46,13 @@ async def follow(
     """
     held = Held()
     pause_s = 0.0
+    loop = asyncio.get_running_loop()
     while True:
+        await bus.wait_connected()
+        began = loop.time()
         try:
-            await bus.wait_connected()
             async with open_feed(bus, stream, filters) as feed:
                 async for update in _read(bus, stream, feed, held, resync_s):
-                    pause_s = 0.0
                     yield update
             continue
         except FeedLost as lost:
@@ -61,6 +62,8 @@ async def follow(
         except (nats.errors.Error, TimeoutError) as error:
             if bus.connected:
                 log.warning("cannot follow %s yet: %s", stream, str(error) or "no answer")
+        if loop.time() - began > _PAUSE_MAX_S:
+            pause_s = 0.0  # It went well for a while.
         await asyncio.sleep(pause_s)
         pause_s = min(max(pause_s, random.uniform(*_PAUSE_S)) * _PAUSE_GROWTH, _PAUSE_MAX_S)  # noqa: S311 - jitter
 
