@@ -53,6 +53,7 @@ async def follow(
         try:
             async with open_feed(bus, stream, filters) as feed:
                 async for update in _read(bus, stream, feed, held, resync_s):
+                    pause_s = 0.0
                     yield update
             continue
         except FeedLost as lost:
