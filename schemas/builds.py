@@ -14,7 +14,8 @@ BuildState = Literal["queued", "building", "ready", "failed"]
 UPLOADS_BUCKET = "uploads"
 """Object store bucket: module bytes under their SHA-256, put there by any client."""
 MODULES_BUCKET = "modules"
-"""Object store bucket: artifacts under `artifact_object`, put there by the builder."""
+"""Object store bucket, written by the builder: artifacts under `artifact_object`, and beside
+them the module itself under its bare digest, because uploads expire."""
 
 
 class UploadSource(msgspec.Struct, frozen=True, tag_field="from", tag="upload"):
@@ -88,6 +89,8 @@ class Build(msgspec.Struct, frozen=True):
     """Set when ready."""
     image: str | None = None
     """Where the OCI image of the module is, when ready."""
+    memory_bytes: int | None = None
+    """Linear memory that the module has from its start, when ready: no limit may be lower."""
     error: str | None = None
     """One sentence, when failed."""
     steps: tuple[Step, ...] = ()

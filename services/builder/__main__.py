@@ -1,5 +1,6 @@
 """Run a builder: `python -P -m services.builder [SETTINGS.toml]`."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from services.builder.images.local import LocalImages
 from services.builder.keys import read_signing_key
 from services.builder.pipeline import Bounds, Pipeline
 from services.builder.records import Records
-from services.builder.registry import Policy, read_credentials
+from services.builder.registry import Policy, credentials_file, read_credentials
 from services.builder.settings import BuilderSettings
 from services.bus.connection import connect
 from services.bus.events import event_log
@@ -53,9 +54,9 @@ async def main(process: Process, settings: BuilderSettings) -> None:
 
 
 def _bounds(settings: BuilderSettings) -> Bounds:
-    file = settings.registry_credentials_file
+    file = credentials_file(settings.registry_credentials_file, os.environ)
     try:
-        credentials = read_credentials(Path(file)) if file else {}
+        credentials = read_credentials(file) if file else {}
     except ValueError as error:
         raise PublicError(str(error)) from error
     return Bounds(

@@ -85,7 +85,9 @@ class Pipeline:
         )
         await progress(reconcile.building(build, trace.steps, _now()))
         artifact, image = await self._products(build.id, name, module, trace)
-        return reconcile.ready(build, name, artifact, image, trace.steps, _now())
+        return reconcile.ready(
+            build, name, artifact, image, declared.memory_bytes, trace.steps, _now()
+        )
 
     async def _module(self, build: Build, trace: Trace) -> tuple[str, bytes]:
         """Return the module's file name and bytes, from the object store or a registry."""

@@ -70,6 +70,7 @@ def ready(
     file_name: str,
     artifact: Artifact,
     image: str,
+    memory_bytes: int,
     steps: tuple[Step, ...],
     now: datetime,
 ) -> Build:
@@ -80,6 +81,7 @@ def ready(
         file_name=file_name,
         artifact=artifact,
         image=image,
+        memory_bytes=memory_bytes,
     )
 
 

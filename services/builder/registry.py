@@ -81,6 +81,20 @@ class _DockerConfig(msgspec.Struct):
     auths: dict[str, _Credential] = {}
 
 
+def credentials_file(setting: str, environ: Mapping[str, str]) -> Path | None:
+    """Return the file with the registries' credentials: the setting, or where logins are kept.
+
+    Those are the places of podman and skopeo (REGISTRY_AUTH_FILE) and of docker
+    (DOCKER_CONFIG), and only if the environment names them.
+    """
+    if chosen := setting or environ.get("REGISTRY_AUTH_FILE"):
+        return Path(chosen)
+    if folder := environ.get("DOCKER_CONFIG"):
+        file = Path(folder) / "config.json"
+        return file if file.exists() else None
+    return None
+
+
 def read_credentials(file: Path) -> dict[str, str]:
     """Return `user:password` by registry from `file`, in the form of Docker's `config.json`.
 
@@ -99,6 +113,8 @@ def read_credentials(file: Path) -> dict[str, str]:
             if entry.auth
             else f"{entry.username}:{entry.password}"
             for name, entry in config.auths.items()
+            # Where a credential helper keeps the password, the entry is empty.
+            if entry.auth or entry.username
         }
     except OSError as error:
         raise ValueError(f"cannot read {file}: {error.strerror}") from None

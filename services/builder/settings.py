@@ -38,7 +38,7 @@ class BuilderSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
     pull_timeout_s: Annotated[float, Meta(gt=0)] = 120.0
     allowed_registries: tuple[str, ...] = ("*",)
     """Registries (patterns of host or host:port) that images may come from."""
-    insecure_registries: tuple[str, ...] = ()
-    """Those of them that speak plain HTTP."""
+    insecure_registries: tuple[str, ...] = ("localhost:*", "127.0.0.1:*")
+    """Those of them that speak plain HTTP; by default, as for Docker, those on this machine."""
     registry_credentials_file: str = ""
-    """In the form of Docker's `config.json`."""
+    """In the form of Docker's `config.json`; see `registry.credentials_file` for the default."""

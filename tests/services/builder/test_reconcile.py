@@ -67,9 +67,9 @@ def test_the_module_of_an_image_is_known_only_after_it_was_built_once():
 
 def test_a_record_of_the_end_holds_what_its_state_promises():
     build = record("building", error=None)
-    ready = reconcile.ready(build, "x.wasm", ARTIFACT, "oci:x", (), LATER)
-    assert (ready.state, ready.artifact, ready.image, ready.error, ready.time) == (
-        "ready", ARTIFACT, "oci:x", None, LATER,
+    ready = reconcile.ready(build, "x.wasm", ARTIFACT, "oci:x", 65536, (), LATER)
+    assert (ready.state, ready.artifact, ready.image, ready.memory_bytes, ready.error) == (
+        "ready", ARTIFACT, "oci:x", 65536, None,
     )  # fmt: skip
     failed = reconcile.failed(ready, "why", LATER)
     assert (failed.state, failed.artifact, failed.image, failed.error) == (
@@ -98,5 +98,5 @@ def test_giving_up_takes_few_tries_and_not_much_longer_than_said():
 
 
 def test_every_record_survives_the_bus():
-    build = reconcile.ready(record("queued", IMAGE), "x.wasm", ARTIFACT, "oci:x", (), LATER)
+    build = reconcile.ready(record("queued", IMAGE), "x.wasm", ARTIFACT, "oci:x", 65536, (), LATER)
     assert msgspec.json.decode(msgspec.json.encode(build), type=Build) == build

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from services.builder.errors import Rejected, Unavailable
 from services.builder.layout import INDEX_TYPE, MANIFEST_TYPE
-from services.builder.registry import Policy, pull, read_credentials
+from services.builder.registry import Policy, credentials_file, pull, read_credentials
 from tests.services.builder.fake_registry import IMAGE, MODULE, FakeRegistry, manifest_of, serving
 
 POLICY = Policy(max_bytes=1 << 20, insecure=("127.0.0.1:*",), timeout_s=20.0)
@@ -274,10 +274,28 @@ def test_credentials_are_read_from_a_docker_configuration(tmp_path: Path):
     hub = "https://index.docker.io/v1/"
     file.write_text(
         json.dumps(
-            {"auths": {hub: {"auth": auth}, "r:5000": {"username": "u", "password": "p"}}, "x": 1}
+            {
+                "auths": {
+                    hub: {"auth": auth},
+                    "r:5000": {"username": "u", "password": "p"},
+                    "helped": {},
+                },
+                "credsStore": "desktop",
+            }
         )
     )
     assert read_credentials(file) == {"docker.io": "me:pw", "r:5000": "u:p"}
+
+
+def test_credentials_are_looked_for_where_logins_are_kept(tmp_path: Path):
+    (tmp_path / "config.json").write_text("{}")
+    docker = {"DOCKER_CONFIG": str(tmp_path)}
+    podman = {"REGISTRY_AUTH_FILE": "/run/auth.json"}
+    assert credentials_file("", {}) is None
+    assert credentials_file("", {"DOCKER_CONFIG": "/nowhere"}) is None
+    assert credentials_file("", docker) == tmp_path / "config.json"
+    assert credentials_file("", docker | podman) == Path("/run/auth.json")
+    assert credentials_file("/etc/auth.json", docker | podman) == Path("/etc/auth.json")
 
 
 def test_a_credentials_file_that_cannot_be_used_is_named_and_not_quoted(tmp_path: Path):
