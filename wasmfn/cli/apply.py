@@ -170,4 +170,4 @@ def _line(change: Change, *, dry_run: bool) -> Line:
     word = (
         change.action if change.action == "unchanged" or not dry_run else f"would {change.action}"
     )
-    return (Span(word.ljust(12), _STYLES[change.action]), Span(str(change.key)))
+    return (Span(word.ljust(15) + " ", _STYLES[change.action]), Span(str(change.key)))
