@@ -31,6 +31,7 @@ MAX_WAIT_S: Final = 60.0
 PARALLEL: Final = 256
 """Demands answered at a time; each is one function of one router."""
 _PROBE_S: Final = 0.5
+_AT_MOST_RETRY_S: Final = 0.5
 _MAX_ROUTERS: Final = 1024
 _AT_ONCE: Final = 16
 """Processes that one demand begins to load at most."""
@@ -61,12 +62,9 @@ class Demands:
         _, most = scaling.bounds(active.spec.scaling)
         running = len(serving) + len(function.loading)
         if running >= most and not function.loading:
-            # What serves is all there may be: the router goes on with it.
-            return DemandMet(serving) if serving else DemandRefused(_at_most(active), 1.0)
+            return DemandRefused(_at_most(active), _AT_MOST_RETRY_S)
         trouble = function.trouble
         if trouble is not None and trouble.until > begun and not function.loading:
-            if serving:
-                return DemandMet(serving)
             return DemandRefused(trouble.message, math.ceil(trouble.until - begun))
         within_s = max(0.0, min(request.deadline_s, MAX_WAIT_S))
         wanted = scaling.processes_for(active.spec.scaling, function.load(begun))
@@ -156,7 +154,7 @@ def _serving(function: Function, active: ActiveFunction, failed: set[str]) -> li
 
 def _at_most(active: ActiveFunction) -> str:
     most = active.spec.scaling.max_instances
-    return f"{active.name} may have at most {most} instances, and none of them serves"
+    return f"{active.name} has the {most} instances that it may have at most"
 
 
 class _Broker(NatsBroker):

@@ -275,7 +275,7 @@ def _scale(view: View, active: ActiveFunction) -> Iterator[Action]:
             least, _ = scaling.bounds(active.spec.scaling)
             why = "its minimum" if needed == least else f"{view.load} in flight or parked"
             yield Load(active, needed - serving - coming, why)
-    elif view.ask is not None and coming == 0:
+    elif view.ask is not None and serving > needed and coming == 0:
         yield AskIdle(view.ask)
 
 

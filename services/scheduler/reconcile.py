@@ -17,7 +17,7 @@ from schemas.builds import BuildReply, BuildRequest, Source, build_id
 from schemas.control import UnloadReply, UnloadRequest
 from schemas.specs import EnvironmentSpec, RouteSpec
 from services.bus.connection import Bus
-from services.bus.errors import BusUnavailable
+from services.bus.errors import BusError
 from services.scheduler.artifacts import ArtifactError, Artifacts
 from services.scheduler.fleet import Fleet
 from services.scheduler.judge import Rejected
@@ -38,7 +38,8 @@ from services.scheduler.plan import (
     Withdraw,
     plan,
 )
-from services.scheduler.record import Record, spec_correlation
+from services.scheduler.pods import PodError
+from services.scheduler.record import DeposedError, Record, spec_correlation
 from services.scheduler.scaling import Ask
 from services.scheduler.world import FunctionName, Instance, World
 from services.workqueue import WorkQueue
@@ -53,6 +54,10 @@ _ROUNDS = 20
 _BUILDER_S = 2.0
 _DRAIN_GRACE_S = 5.0
 _ASK_AGAIN_S = 1.0
+
+
+class BuilderError(Exception):
+    """The builder did not take a request."""
 
 
 class Reconciler:
@@ -76,7 +81,19 @@ class Reconciler:
         self._fleet = fleet
         self._artifacts = artifacts
         self._waiting_for: defaultdict[str, set[FunctionName]] = defaultdict(set)
-        self.queue: WorkQueue[Key] = WorkQueue("reconcile", self.handle, parallel=PARALLEL)
+        self.queue: WorkQueue[Key] = WorkQueue(
+            "reconcile",
+            self.handle,
+            parallel=PARALLEL,
+            expected=(
+                BusError,
+                BuilderError,
+                ControlError,
+                DeposedError,
+                PodError,
+                UnreachableError,
+            ),
+        )
 
     def put(self, kind: str, name: FunctionName) -> None:
         """Have an object looked at."""
@@ -183,10 +200,10 @@ class Reconciler:
             reply = msgspec.json.decode(answer.data, type=BuildReply)
         except (nats.errors.Error, msgspec.DecodeError) as error:
             function.builder_silent = True
-            raise BusUnavailable("asking for a build", _BUILDER_S, str(error)) from error
+            raise BuilderError(f"the builder does not answer: {error}") from error
         if reply.error is not None or reply.build is None:
             function.builder_silent = True
-            raise BusUnavailable("asking for a build", 0.0, reply.error or "it said nothing")
+            raise BuilderError(f"the builder took no request: {reply.error}")
         function.builder_silent = False
         function.asked = build_id(source)
         known = self._world.builds.get(reply.build.id)

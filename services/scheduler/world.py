@@ -25,6 +25,7 @@ Object = tuple[str, str, str]
 FunctionName = tuple[str, str]
 """Namespace and name."""
 
+ASK_S = 0.05
 REPORT_S = 3.0
 """How long a router's report of its activity counts."""
 
@@ -218,9 +219,12 @@ class World:
             waits.append(function.trouble.until - now)
         if active is not None:
             serving = serving_idleness(function, active.revision)
-            _, again = scaling.surplus(active.spec.scaling, serving, function.load(now), now)
+            ask, again = scaling.surplus(active.spec.scaling, serving, function.load(now), now)
             if again is not None:
                 waits.append(again)
+            elif ask is not None:
+                # It has become due since it was planned, or a router says that it is needed.
+                waits.append(REPORT_S if function.load(now) else ASK_S)
             waits += [
                 instance.ask_again - now
                 for instance in function.instances.values()

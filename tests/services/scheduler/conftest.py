@@ -8,8 +8,9 @@ import pytest_asyncio
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from services.bus.connection import connect
 from stack import Stack, running
+
+from services.bus.connection import connect
 
 
 @pytest_asyncio.fixture
