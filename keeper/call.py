@@ -194,6 +194,6 @@ def _reason(trap: int, error: int) -> tuple[int | None, str | None]:
     else:
         text = capi.text_of(trap, capi.trap_message)
         capi.trap_delete(trap)
-    # wasmtime puts the backtrace first and the cause last.
-    cause = text.rpartition("Caused by:")[2].strip()
-    return None, cause.partition("\n")[0].removeprefix("wasm trap: ") or "unknown failure"
+    # wasmtime puts the backtrace first, then the causes, numbered if there are more.
+    cause = text.rpartition("Caused by:")[2].strip().rpartition("\n")[2]
+    return None, cause.rpartition("wasm trap: ")[2].strip() or "unknown failure"

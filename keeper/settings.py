@@ -119,10 +119,13 @@ def listen(address: str) -> socket.socket:
     host = host.strip("[]")
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, int(port)))
-        listener.listen(1024)
-    except (OSError, ValueError, OverflowError) as error:
+        return socket.create_server((host, _port(port)), family=family, backlog=1024)
+    except (OSError, ValueError) as error:
         raise SettingsError(f"cannot listen at {address}: {error}") from error
-    return listener
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 65536:
+        raise ValueError("a port is a number from 0 to 65535")
+    return number

@@ -390,6 +390,8 @@ class Zygote:
         watcher = Watcher(caller.connection)
         instances = [seen for c in self.children.values() if (seen := c.seen()) is not None]
         self._watchers.add(watcher)
+        # Nothing comes from a watcher but its end.
+        self._on(watcher.connection, functools.partial(self._drop, watcher))
         snapshot = WatchSnapshot(keeper.keeper, self.boot, keeper.capacity, instances)
         self._push(watcher, snapshot)
 
@@ -399,8 +401,12 @@ class Zygote:
 
     def _push(self, watcher: Watcher, line: WatchLine) -> None:
         if not watcher.push(line):
-            self._watchers.discard(watcher)
-            watcher.connection.close()
+            self._drop(watcher)
+
+    def _drop(self, watcher: Watcher) -> None:
+        self._watchers.discard(watcher)
+        self._off(watcher.connection)
+        watcher.connection.close()
 
 
 def bind(host: str, ports: range) -> socket.socket:

@@ -31,6 +31,7 @@ from schemas.control import (
     UnloadRequest,
     WatchInstance,
     WatchLine,
+    WatchSnapshot,
     encode_load,
 )
 from schemas.names import new_instance_id, new_token, sha256_hex
@@ -138,16 +139,21 @@ class Loaded(msgspec.Struct, frozen=True):
 class Watch:
     """Follows `GET /watch` in a thread."""
 
-    def __init__(self, connection: http.client.HTTPConnection) -> None:
-        self._connection = connection
-        self._response = connection.getresponse()
-        self.status = self._response.status
+    def __init__(self, port: int, headers: dict[str, str]) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), DEADLINE_S)
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self._socket.sendall(f"GET /watch HTTP/1.1\r\nHost: x\r\n{lines}\r\n".encode())
+        self._file = self._socket.makefile("rb")
+        assert self._file.readline() == b"HTTP/1.1 200 OK\r\n"
+        while self._file.readline() != b"\r\n":
+            pass
         self._lines: Queue[WatchLine | None] = Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
 
     def _read(self) -> None:
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            while line := self._response.readline():
+        with contextlib.suppress(OSError):
+            while line := self._file.readline():
                 self._lines.put(msgspec.json.decode(line, type=WatchLine))
         self._lines.put(None)
 
@@ -162,8 +168,10 @@ class Watch:
         raise AssertionError("the stream ended")
 
     def close(self) -> None:
-        self._response.close()
-        self._connection.close()
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._file.close()
+        self._socket.close()
 
 
 class Keeper:
@@ -262,9 +270,15 @@ class Keeper:
         return msgspec.json.decode(answer, type=UnloadReply)
 
     def watch(self) -> Watch:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_S)
-        connection.request("GET", "/watch", headers=self.signature("GET", "/watch"))
-        return Watch(connection)
+        return Watch(self.port, self.signature("GET", "/watch"))
+
+    def in_flight(self, instance: str) -> int:
+        """Return what a fresh snapshot says of `instance`."""
+        watch = self.watch()
+        snapshot = watch.next()
+        watch.close()
+        assert isinstance(snapshot, WatchSnapshot)
+        return next((i.in_flight for i in snapshot.instances if i.instance == instance), 0)
 
     def log(self) -> list[dict[str, Any]]:
         lines = self.log_file.read_bytes().split(b"\n")[:-1]
@@ -306,3 +320,16 @@ def keeper(tmp_path_factory: pytest.TempPathFactory, compiler: Compiler) -> Iter
     keeper = Keeper(tmp_path_factory.mktemp("keeper"), compiler)
     yield keeper
     keeper.close()
+
+
+@pytest.fixture(scope="session")
+def wait_for() -> Callable[[Callable[[], bool]], None]:
+    """Wait until something holds that gives no other sign of itself."""
+
+    def wait(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + DEADLINE_S
+        while not condition():
+            assert time.monotonic() < deadline, "it never came true"
+            time.sleep(0.002)
+
+    return wait

@@ -1,0 +1,161 @@
+"""`confine` is called in a forked process of the test's own; what it forbids is then tried."""
+
+import ctypes
+import json
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from keeper import confine
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _system_call(number: int, *arguments: int) -> None:
+    if _libc.syscall(number, *arguments) < 0:
+        raise OSError(ctypes.get_errno(), "refused")
+
+
+def _ptrace(pid: int) -> None:
+    if _libc.ptrace(16, pid, 0, 0) < 0:  # PTRACE_ATTACH
+        raise OSError(ctypes.get_errno(), "refused")
+
+
+def _read_memory(pid: int) -> None:
+    buffer = ctypes.create_string_buffer(8)
+    vector = (ctypes.c_void_p * 2)(ctypes.addressof(buffer), 8)
+    if _libc.process_vm_readv(pid, vector, 1, vector, 1, 0) < 0:
+        raise OSError(ctypes.get_errno(), "refused")
+
+
+def _executable_page() -> None:
+    mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC).close()
+
+
+ATTACKS: dict[str, Callable[[int, str, socket.socket], object]] = {
+    "ptrace": lambda pid, *_: _ptrace(pid),
+    "process_vm_readv": lambda pid, *_: _read_memory(pid),
+    "kill another": lambda pid, *_: os.kill(pid, 0),
+    "signal another by pidfd": lambda pid, *_: _system_call(424, pid, 0, 0, 0),
+    "pidfd of another": lambda pid, *_: os.pidfd_open(pid),
+    "exec": lambda *_: os.execv("/bin/true", ["true"]),  # noqa: S606 -- it must fail
+    "fork": lambda *_: os.fork(),
+    "socket": lambda *_: socket.socket(),
+    "unix socket": lambda *_: socket.socket(socket.AF_UNIX),
+    "bind": lambda _, __, ready: ready.bind(("127.0.0.1", 0)),
+    "connect": lambda _, __, ready: ready.connect(("127.0.0.1", 1)),
+    "create a file": lambda _, path, __: Path(path, "new").write_bytes(b"x"),
+    "write a file": lambda _, path, __: Path(path, "file").open("r+b"),  # noqa: SIM115 -- it must fail
+    "truncate a file": lambda _, path, __: os.truncate(Path(path, "file"), 0),
+    "read a file": lambda _, path, __: Path(path, "file").read_bytes(),
+    "list a directory": lambda _, path, __: os.listdir(path),  # noqa: PTH208 -- the plain call
+    "memory of another through /proc": lambda pid, *_: Path(f"/proc/{pid}/mem").open("rb"),  # noqa: SIM115 -- it must fail
+    "delete a file": lambda _, path, __: Path(path, "file").unlink(),
+    "make a directory": lambda _, path, __: Path(path, "d").mkdir(),
+    "change permissions": lambda _, path, __: Path(path, "file").chmod(0o777),
+    "rename": lambda _, path, __: Path(path, "file").rename(Path(path, "other")),
+    "executable page": lambda *_: _executable_page(),
+    "io_uring": lambda *_: _system_call(425, 8, 0),
+    "mount": lambda _, path, __: _system_call(165, 0, 0, 0, 0, 0),
+    "namespace": lambda *_: _system_call(272, 0x10000000),
+    "bpf": lambda *_: _system_call(321, 0, 0, 0),
+    "keyring": lambda *_: _system_call(250, 0, 0, 0, 0, 0),
+    "become another user": lambda *_: os.setuid(65533),
+}
+
+HARMLESS: dict[str, Callable[[], object]] = {
+    "memory file by path": lambda: open(f"/proc/self/fd/{os.memfd_create('x')}", "wb").close(),  # noqa: PTH123 -- as wasmtime does
+    "random bytes": lambda: os.urandom(8),
+    "large allocation": lambda: bytearray(64 << 20),
+}
+
+
+def _confined(attempts: Callable[[], dict[str, str]]) -> dict[str, str]:
+    """Return what `attempts` returns in a confined fork."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            confine.die_with_parent(os.getppid())
+            confine.confine(file_bytes=1 << 20, descriptors=256)
+            os.write(writer, json.dumps(attempts()).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        answer = pipe.read()
+    os.waitpid(pid, 0)
+    result: dict[str, str] = json.loads(answer)
+    return result
+
+
+def _outcome(action: Callable[[], object]) -> str:
+    try:
+        action()
+    except OSError as error:
+        return type(error).__name__
+    return "worked"
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    directory = tmp_path_factory.mktemp("outside")
+    (directory / "file").write_bytes(b"secret")
+    ready = socket.socket()
+    neighbour = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        return _confined(
+            lambda: {
+                **{
+                    name: _outcome(lambda a=attack: a(neighbour.pid, str(directory), ready))  # type: ignore[misc]
+                    for name, attack in ATTACKS.items()
+                },
+                **{name: _outcome(action) for name, action in HARMLESS.items()},
+            }
+        )
+    finally:
+        ready.close()
+        neighbour.communicate()
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_confined_process_can_not(outcomes: dict[str, str], attack: str) -> None:
+    assert outcomes[attack] in ("PermissionError", "OSError")
+
+
+@pytest.mark.parametrize("action", HARMLESS)
+def test_a_confined_process_still_can(outcomes: dict[str, str], action: str) -> None:
+    assert outcomes[action] == "worked"
+
+
+def test_a_memory_file_ends_at_its_limit() -> None:
+    def attempts() -> dict[str, str]:
+        descriptor = os.memfd_create("x")
+        written = os.write(descriptor, bytes(2 << 20))
+        return {"written": str(written), "more": _outcome(lambda: os.write(descriptor, b"x"))}
+
+    assert _confined(attempts) == {"written": str(1 << 20), "more": "OSError"}
+
+
+def test_a_process_ends_when_its_parent_does() -> None:
+    reader, writer = os.pipe()
+    middle = os.fork()
+    if middle == 0:
+        parent = os.getpid()
+        if os.fork() == 0:
+            confine.die_with_parent(parent)
+            os.write(writer, b"ready")
+            signal.pause()
+        os.read(reader, 5)
+        os._exit(0)
+    os.close(writer)
+    os.waitpid(middle, 0)
+    with os.fdopen(reader, "rb") as pipe:
+        pipe.read()  # ends when the last writer, the grandchild, has gone
