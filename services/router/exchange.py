@@ -101,8 +101,8 @@ class Exchange:
             self.connection.expect_within(self.silence_s)
         return data
 
-    async def read_all(self, limit: int) -> bytes | None:
-        """Return the whole body, or None if it is larger than `limit` bytes."""
+    async def hold(self, limit: int) -> int | None:
+        """Wait for the whole body, and return its length; None if that is above `limit` bytes."""
         pieces: list[bytes] = []
         size = 0
         while data := await self.read():
@@ -110,7 +110,8 @@ class Exchange:
             if size > limit:
                 return None
             pieces.append(data)
-        return b"".join(pieces)
+        self._pieces = pieces
+        return size
 
     async def drain(self) -> bool:
         """Return once more of the request may be written; False if it is of no use any more."""

@@ -265,7 +265,8 @@ def read_answer(status: int, headers: Sequence[Header]) -> Answer:
         elif name in _HOP_BY_HOP or name in listed or name in (b"date", b"x-request-id", _INSTANCE):
             continue
         out.append((name, value))
-    if status == 204:
+    if status in (204, 304):
+        # Must not be there in a 204, may be left out of a 304 (RFC 9110, section 8.6).
         out = [header for header in out if header[0] != b"content-length"]
         length = 0
     return Answer(status, out, length, reason if status == 421 else b"")

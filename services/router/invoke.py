@@ -353,12 +353,12 @@ class Invocations:
         if failure is not None:
             raise CallFailed(failure, reused=exchange.reused)
         if call.buffered and answer.length is None and call.method != "HEAD":
-            body = await exchange.read_all(HTTP10_BYTES)
-            if body is None:
+            size = await exchange.hold(HTTP10_BYTES)
+            if size is None:
                 detail = "the answer's length is not known in advance; speak HTTP/1.1 to get it"
                 raise Refused(Problem(505, detail))
-            length = (b"content-length", b"%d" % len(body))
-            return Answer(status, [*answer.headers, length], len(body), b"")
+            length = (b"content-length", b"%d" % size)
+            return Answer(status, [*answer.headers, length], size, b"")
         return answer
 
     def _tell_cold_start(

@@ -22,6 +22,8 @@ from uvicorn.server import ServerState
 from schemas.names import new_correlation_id
 from services.router.problems import Problem, encode
 
+_MAX_HEADERS: Final = 100
+"""A keeper takes 128; the router adds some."""
 _LINGER_S: Final = 5.0
 """How long the rest of a refused request is read, so that its client sees the answer."""
 
@@ -132,7 +134,7 @@ class ClientConnection(HttpToolsProtocol):
         if self._deaf:
             return
         self._disarm()
-        if self._head_bytes > self.limits.head_bytes:
+        if self._head_bytes > self.limits.head_bytes or len(self.headers) > _MAX_HEADERS:
             self._refuse_head()
             return
         if self.url[:1] != b"/" and not self._absolute_form():
@@ -191,8 +193,8 @@ class ClientConnection(HttpToolsProtocol):
     # Refusals.
 
     def _refuse_head(self) -> None:
-        detail = f"the request's target and headers exceed {self.limits.head_bytes} bytes"
-        self._refuse(Problem(431, detail + "; send less", close=True))
+        most = f"{self.limits.head_bytes} bytes and {_MAX_HEADERS} headers"
+        self._refuse(Problem(431, f"a request's head is at most {most}; send less", close=True))
 
     def _refuse(self, problem: Problem) -> None:
         """Answer `problem` if it is this request's turn, and take nothing more from the client."""
@@ -241,7 +243,8 @@ class ClientConnection(HttpToolsProtocol):
             return False
         if url.schema not in (b"http", b"https") or not url.host or url.userinfo:
             return False
-        host = url.host if url.port is None else b"%b:%d" % (url.host, url.port)
+        name = b"[%b]" % url.host if b":" in url.host else url.host
+        host = name if url.port is None else b"%b:%d" % (name, url.port)
         self.headers[:] = [header for header in self.headers if header[0] != b"host"]
         self.headers.append((b"host", host))
         if not url.path:

@@ -71,6 +71,7 @@ class Connection(asyncio.Protocol):
         self._ended: Receiver | None = None
         self._headers: list[Header] = []
         self._head_bytes = 0
+        self._head_pieces = 0
         self._head_done = False
         self._head_only = False
         self._interim = False
@@ -94,6 +95,7 @@ class Connection(asyncio.Protocol):
         self._receiver = receiver
         self._headers = []
         self._head_bytes = 0
+        self._head_pieces = 0
         self._head_done = False
         self._head_only = method == "HEAD"
         self._interim = False
@@ -160,8 +162,7 @@ class Connection(asyncio.Protocol):
             self._pool.forget(self)
             self.close()
             return
-        if not self._head_done:
-            self._head_bytes += len(data)
+        in_head = not self._head_done
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
@@ -169,8 +170,11 @@ class Connection(asyncio.Protocol):
                 self._fail("malformed")
                 return
             self._broken = True
-        if not self._head_done and self._head_bytes > _HEAD_BYTES:
-            self._fail("malformed")
+        if in_head and not self._head_done:
+            # A header that does not end is told by no callback.
+            self._head_pieces += len(data)
+            if self._head_pieces > _HEAD_BYTES:
+                self._fail("malformed")
         elif self._ended is not None:
             self._release()
 
@@ -201,6 +205,9 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._head_done:
             self._headers.append((name.lower(), value))
+            self._head_bytes += len(name) + len(value)
+            if self._head_bytes > _HEAD_BYTES:
+                raise ValueError("the answer's head is too large")
 
     def on_headers_complete(self) -> None:
         receiver = self._receiver

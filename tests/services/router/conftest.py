@@ -13,16 +13,30 @@ from typing import Any
 import msgspec
 import nats
 import pytest
+import uvicorn
 from nats.aio.client import Client
+from uvicorn.server import ServerState
 
 from schemas import subjects
 from schemas.active import ActiveFunction, ActiveRoute
 from schemas.builds import Artifact
+from schemas.control import DemandReply, DemandRequest
 from schemas.endpoints import Endpoint
+from schemas.events import Event
 from schemas.names import new_instance_id, new_token
 from schemas.pods import PodFact
 from schemas.specs import FunctionSpec, Limits, Module, RouteSpec
 from services.bus.streams import ensure_streams
+from services.router.framing import networks
+from services.router.invoke import Invocations
+from services.router.limits import Limits as RouterLimits
+from services.router.metrics import Metrics
+from services.router.parking import Lot
+from services.router.protocol import ClientLimits, client_protocol
+from services.router.slots import Slots
+from services.router.state import Function, State
+from services.router.table import Route
+from services.router.upstream import Pool
 
 DIGEST = "0" * 64
 Handler = Callable[["Call"], Awaitable[None]]
@@ -209,27 +223,11 @@ class Router:
     async def client(self) -> Peer:
         return await connect(self.port)
 
-    async def request(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None = None,
-        headers: dict[str, str] | None = None,
-        port: int = 0,
-    ) -> Response:
-        peer = await connect(port or self.port)
-        try:
-            lines = {"host": "example.org"} | (headers or {})
-            if body is not None:
-                lines["content-length"] = str(len(body))
-            head = f"{method} {path} HTTP/1.1\r\n" + "".join(f"{n}: {v}\r\n" for n, v in lines.items())
-            await peer.send(head.encode() + b"\r\n" + (body or b""))
-            return await peer.response(method)
-        finally:
-            peer.close()
+    async def request(self, *args: Any, **kwargs: Any) -> Response:
+        return await request(self.port, *args, **kwargs)
 
     async def metrics(self) -> dict[str, float]:
-        response = await self.request("GET", "/metrics", port=self.admin)
+        response = await request(self.admin, "GET", "/metrics")
         lines = (li for li in response.body.decode().splitlines() if not li.startswith("#"))
         return {name: float(value) for name, _, value in (li.rpartition(" ") for li in lines)}
 
@@ -252,6 +250,130 @@ class Router:
     async def ended(self) -> int:
         async with asyncio.timeout(20):
             return await self.process.wait()
+
+
+class Gate:
+    """The data port in this process, with its state set by hand: no bus in between."""
+
+    def __init__(self, limits: RouterLimits, client: ClientLimits, lot: tuple[int, int]) -> None:
+        self.state = State()
+        self.state.complete = True
+        self.metrics = Metrics()
+        self.events: list[Event] = []
+        self.demands: list[DemandRequest] = []
+        self.replies: asyncio.Queue[DemandReply] = asyncio.Queue()
+        """What the scheduler answers, in order."""
+        self.instances: list[Instance] = []
+        self.pool = Pool(limits.connect_s, 15.0)
+        self.slots = Slots(
+            "router", self.state, Lot(*lot), self._ask, self.metrics, self.events.append,
+            self.pool.drop, limits.park_s,
+        )  # fmt: skip
+        self.app = Invocations(
+            self.slots, self.pool, limits, self.metrics, self.events.append, networks(["127.0.0.2/32"])
+        )
+        self.server_state = ServerState()
+        self._protocol = client_protocol(client)
+        self._config = uvicorn.Config(
+            self.app, http=self._protocol, interface="asgi3", ws="none", log_config=None,
+            access_log=False,
+        )  # fmt: skip
+        self._server: asyncio.Server | None = None
+        self.port = 0
+
+    async def start(self) -> None:
+        # uvicorn's own loop polls ten times a second, which is slow for a hundred tests.
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            lambda: self._protocol(self._config, self.server_state, {}, loop), "127.0.0.1", 0
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def close(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for connection in tuple(self.server_state.connections):
+            connection.transport.abort()
+        for task in tuple(self.server_state.tasks):
+            task.cancel()
+            await task
+        for instance in self.instances:
+            await instance.stop()
+        self.slots.close()
+        self.pool.close()
+
+    async def _ask(self, function: Any, request: DemandRequest) -> DemandReply:
+        self.demands.append(request)
+        return await self.replies.get()
+
+    def function(self, name: str = "f", revision: int = 1, route: bool = True, **limits: Any) -> None:
+        values = {"timeout_s": 5.0, "body_bytes": 1 << 20} | limits
+        key = ("default", name)
+        self.state.functions[key] = Function(key, revision, **values)
+        if route:
+            self.route(name, "/" + name, prefix=True)
+
+    def route(self, function: str, pattern: str, prefix: bool = False, **fields: Any) -> None:
+        values = {"methods": ("GET", "POST", "PUT"), "host": ""} | fields
+        parameters = tuple(s[1:-1] for s in pattern.split("/") if s.startswith("{"))
+        self.state.table.put(
+            Route("default", f"{function}{pattern}", 1, ("default", function), pattern, prefix,
+                  parameters=parameters, **values)
+        )  # fmt: skip
+
+    async def instance(
+        self, handler: Handler = echo, function: str = "f", publish: bool = True, **fields: Any
+    ) -> Instance:
+        instance = await Instance(function, handler, **fields).start()
+        self.instances.append(instance)
+        if publish:
+            self.put(instance.endpoint)
+        return instance
+
+    def put(self, endpoint: Endpoint) -> None:
+        self.state.put_endpoint(endpoint)
+        self.slots.changed([(endpoint.namespace, endpoint.function)])
+
+    async def client(self) -> Peer:
+        return await connect(self.port)
+
+    async def request(self, *args: Any, **kwargs: Any) -> Response:
+        return await request(self.port, *args, **kwargs)
+
+    async def raw(self, data: bytes) -> bytes:
+        """Send `data` on a fresh connection and return all that comes until it is closed."""
+        peer = await self.client()
+        try:
+            await peer.send(data)
+            async with asyncio.timeout(10):
+                return await peer.at_end()
+        finally:
+            peer.close()
+
+    def quiet(self) -> bool:
+        """Whether nothing is in flight or parked, by every account."""
+        flying = [c for fleet in self.state.fleets.values() for c in fleet.candidates if c.in_flight]
+        return not (self.slots.in_flight or len(self.slots.lot) or flying)
+
+
+async def request(
+    port: int,
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    headers: dict[str, str] | None = None,
+) -> Response:
+    peer = await connect(port)
+    try:
+        lines = {"host": "example.org"} | (headers or {})
+        if body is not None:
+            lines["content-length"] = str(len(body))
+        head = f"{method} {path} HTTP/1.1\r\n" + "".join(f"{n}: {v}\r\n" for n, v in lines.items())
+        await peer.send(head.encode() + b"\r\n" + (body or b""))
+        async with asyncio.timeout(30):
+            return await peer.response(method)
+    finally:
+        peer.close()
 
 
 class Platform:
@@ -381,3 +503,29 @@ async def platform(nats_server: Any) -> AsyncIterator[Platform]:
     yield platform
     await platform.close()
     await nc.close()
+
+
+@pytest.fixture
+async def make_gate() -> AsyncIterator[Callable[..., Awaitable[Gate]]]:
+    """Return a function that opens a data port; fields of both kinds of limits may be given."""
+    gates: list[Gate] = []
+
+    async def make(per_function: int = 16, total: int = 64, **limits: Any) -> Gate:
+        of_client = {f: limits.pop(f) for f in tuple(limits) if f in ClientLimits.__struct_fields__}
+        values = {"park_s": 5.0, "stall_s": 5.0, "grace_s": 0.2} | limits
+        gate = Gate(RouterLimits(**values), ClientLimits(**of_client), (per_function, total))
+        gates.append(gate)
+        await gate.start()
+        return gate
+
+    yield make
+    for gate in gates:
+        await gate.close()
+
+
+@pytest.fixture
+async def gate(make_gate: Callable[..., Awaitable[Gate]]) -> Gate:
+    """Return a data port with a function `f` at the prefix `/f`, without instances."""
+    made = await make_gate()
+    made.function()
+    return made
