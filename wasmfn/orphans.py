@@ -36,29 +36,41 @@ def record(file: Path, processes: Mapping[str, Started]) -> None:
     write_private(file, msgspec.json.encode(processes))
 
 
-def end_orphans(file: Path, within_s: float) -> list[str]:
+def end_orphans(file: Path, within_s: float, last: str = "") -> list[str]:
     """End what an earlier `up` has left, and return the names of what still ran.
 
-    They get SIGTERM, and SIGKILL after `within_s`.
+    They get SIGTERM, and SIGKILL after `within_s`; the process `last` only after
+    all others, because they need it to end in order.
     """
     try:
         recorded = msgspec.json.decode(file.read_bytes(), type=dict[str, Started])
     except (FileNotFoundError, msgspec.DecodeError):
         return []
-    running = {}
-    for name, process in recorded.items():
-        if (pidfd := open_process(process)) is not None:
-            running[name] = pidfd
-            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
-    deadline = time.monotonic() + within_s
-    for pidfd in running.values():
-        if not _ended(pidfd, deadline - time.monotonic()):
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            _ended(pidfd, within_s)
-        os.close(pidfd)
+    running = {
+        name: pidfd
+        for name, process in recorded.items()
+        if (pidfd := open_process(process)) is not None
+    }
+    _end([pidfd for name, pidfd in running.items() if name != last], within_s)
+    _end([pidfd for name, pidfd in running.items() if name == last], within_s)
     file.unlink(missing_ok=True)
     return list(running)
+
+
+def _end(pidfds: list[int], within_s: float) -> None:
+    for pidfd in pidfds:
+        _send(pidfd, signal.SIGTERM)
+    deadline = time.monotonic() + within_s
+    for pidfd in pidfds:
+        if not _ended(pidfd, deadline - time.monotonic()):
+            _send(pidfd, signal.SIGKILL)
+            _ended(pidfd, within_s)
+        os.close(pidfd)
+
+
+def _send(pidfd: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, number)
 
 
 def open_process(process: Started) -> int | None:

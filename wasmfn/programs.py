@@ -26,6 +26,7 @@ _ROUTER_GRACE_S: Final = 10.0
 _GRACE_S: Final = 3.0
 _MARGIN_S: Final = 4.0
 """What a service needs to end once its own grace is over."""
+_OTHERS_NATS_S: Final = 3.0
 _PASSED_ON: Final = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH")
 _PASSED_TO_BUILDER: Final = (
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
@@ -103,6 +104,8 @@ def _connection(place: Place) -> dict[str, object]:
     return {
         "nats_url": place.nats_url,
         **({"nats_token_file": place.token_file} if place.token_file else {}),
+        # A server of somebody else is there or not; ours is on its way.
+        **({} if place.own_nats else {"nats_wait_s": _OTHERS_NATS_S}),
     }
 
 

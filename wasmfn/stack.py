@@ -25,11 +25,11 @@ from wasmfn import natsserver, orphans, paths
 from wasmfn.discovery import Platform
 from wasmfn.keys import ensure_keys
 from wasmfn.paths import Layout
-from wasmfn.programs import Place
+from wasmfn.programs import NATS, Place
 from wasmfn.supervision import FailedError
 from wasmfn.tree import Tree
 
-HELD: Final = 3
+REFUSED: Final = 3
 BAD_DATA: Final = 4
 FAILED: Final = 5
 INTERRUPTED: Final = 130
@@ -54,8 +54,8 @@ class StackError(Exception):
     """The platform cannot run here. The message says why and what to do.
 
     Attributes:
-        exit_code: what `wasmfn up` exits with: 3 another `up` or program holds the
-            data or the port, 4 the data directory cannot be used, 5 a part of the
+        exit_code: what `wasmfn up` exits with: 3 the data or an address is held by
+            another program or cannot be used, 4 the data directory cannot be used, 5 a part of the
             platform did not start.
     """
 
@@ -107,7 +107,7 @@ def _hold(layout: Layout) -> Iterator[None]:
             raise StackError(
                 f"a platform runs on {layout.data} already (pid {lock.read().strip() or '?'});"
                 " stop it, or name another directory with --data",
-                HELD,
+                REFUSED,
             ) from None
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n")
@@ -118,7 +118,7 @@ def _hold(layout: Layout) -> Iterator[None]:
 def _clean(layout: Layout, on_note: Callable[[str], None]) -> None:
     """End what an `up` that was killed has left running."""
     layout.platform.unlink(missing_ok=True)
-    left = orphans.end_orphans(layout.processes, _ORPHANS_S)
+    left = orphans.end_orphans(layout.processes, _ORPHANS_S, last=NATS)
     keepers = stop_all(layout.pods, _ORPHANS_S)
     if left or keepers:
         what = [*left, *([f"{keepers} keepers"] if keepers else [])]
@@ -128,6 +128,12 @@ def _clean(layout: Layout, on_note: Callable[[str], None]) -> None:
 def _place(options: StackOptions, layout: Layout) -> Place:
     """Return where this platform is: settle every address before anything starts."""
     nats_url = ""
+    if options.nats and "@" in options.nats:
+        raise StackError(
+            "a NATS address with a password or token in it can be read by everybody;"
+            " give the token as a file, with --nats-token-file",
+            REFUSED,
+        )
     if options.nats is None:
         port = natsserver.choose_port(layout)
         natsserver.configure(layout, port)
@@ -154,7 +160,7 @@ def _free_address(address: str) -> str:
         with socket.create_server((host, int(port)), family=family) as listener:
             chosen = listener.getsockname()[1]
     except (ValueError, OverflowError):
-        raise StackError(f"{address} is no HOST:PORT to serve at", HELD) from None
+        raise StackError(f"{address} is no HOST:PORT to serve at", REFUSED) from None
     except OSError as error:
         reason = (
             "another program uses it"
@@ -162,7 +168,7 @@ def _free_address(address: str) -> str:
             else error.strerror or str(error)
         )
         raise StackError(
-            f"cannot serve at http://{address}: {reason}; name another address with --http", HELD
+            f"cannot serve at http://{address}: {reason}; name another address with --http", REFUSED
         ) from error
     return f"[{host}]:{chosen}" if ":" in host else f"{host}:{chosen}"
 

@@ -1,0 +1,53 @@
+import asyncio
+import socket
+import subprocess
+
+from wasmfn import natsserver
+from wasmfn.keys import ensure_keys
+from wasmfn.paths import Layout
+
+
+def layout(tmp_path) -> Layout:
+    made = Layout(tmp_path / 'a "quoted" directory')
+    made.create()
+    ensure_keys(made)
+    return made
+
+
+def test_the_port_is_that_of_last_time_unless_it_is_taken(tmp_path):
+    place = layout(tmp_path)
+    port = natsserver.choose_port(place)
+    assert natsserver.choose_port(place) == port
+    with socket.create_server(("127.0.0.1", port)):
+        other = natsserver.choose_port(place)
+    assert other != port
+    assert natsserver.choose_port(place) == other
+
+
+async def test_the_real_server_takes_the_configuration_and_asks_for_the_token(tmp_path):
+    place = layout(tmp_path)
+    port = natsserver.choose_port(place)
+    natsserver.configure(place, port)
+    server = await asyncio.create_subprocess_exec(
+        natsserver.executable(), "-c", natsserver.config_file(place), stderr=subprocess.DEVNULL
+    )
+    try:
+        async with asyncio.timeout(10):
+            await natsserver.until_answering(natsserver.HOST, port)
+            reader, writer = await asyncio.open_connection(natsserver.HOST, port)
+            assert b'"auth_required":true' in (info := await reader.readline())
+            assert b'"jetstream":true' in info
+            writer.write(b'CONNECT {"verbose":false,"auth_token":"wrong"}\r\nPING\r\n')
+            assert b"Authorization Violation" in await reader.readline()
+            writer.close()
+            token = place.token.read_text().strip()
+            reader, writer = await asyncio.open_connection(natsserver.HOST, port)
+            await reader.readline()
+            writer.write(
+                b'CONNECT {"verbose":false,"auth_token":"%s"}\r\nPING\r\n' % token.encode()
+            )
+            assert await reader.readline() == b"PONG\r\n"
+            writer.close()
+    finally:
+        server.terminate()
+        await server.wait()

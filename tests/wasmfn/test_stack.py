@@ -1,0 +1,377 @@
+"""The local platform as a user has it: real programs, started by `wasmfn up`."""
+
+import asyncio
+import http.client
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit
+
+import pytest
+
+from schemas.specs import FunctionSpec, RouteSpec
+from wasmfn import client
+from wasmfn.client import Key
+from wasmfn.discovery import NoPlatformError, Platform, find_platform, read_platform
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SERVICES = ("router", "builder", "scheduler", "podwatch")
+
+
+class Up:
+    """A running `wasmfn up`."""
+
+    def __init__(self, data: Path, *flags: str) -> None:
+        self.data = data
+        command = [sys.executable, "-P", "-m", "wasmfn", "up", "--data", str(data)]
+        self.process = subprocess.Popen(
+            [*command, *(flags or ("--http", "127.0.0.1:0"))],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={"PATH": os.environ["PATH"], "HOME": str(data.parent)},
+        )
+
+    def ready(self) -> Self:
+        assert self.process.stdout is not None
+        self.line = self.process.stdout.readline()
+        assert self.line.startswith("ready http://"), self.end(signal.SIGKILL)
+        return self
+
+    @property
+    def platform(self) -> Platform:
+        platform = read_platform(self.data)
+        assert platform is not None
+        return platform
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
+        """Send a signal; return the exit code and what was said on stderr."""
+        self.process.send_signal(number)
+        return self.ended()
+
+    def ended(self) -> tuple[int, str]:
+        _, said = self.process.communicate(timeout=30)
+        return self.process.returncode, said
+
+    def pids(self, *words: str) -> list[int]:
+        """Return the processes that belong to this data directory and have `words` in them."""
+        return [pid for pid in processes(str(self.data)) if all(w in told(pid) for w in words)]
+
+    def pid(self, service: str) -> int:
+        (pid,) = self.pids("nats.conf" if service == "nats" else f"services.{service}\0")
+        return pid
+
+    def ask(self, path: str, body: str = "{}", timeout_s: float = 10) -> tuple[int, str]:
+        assert self.platform.http_url is not None
+        where = urlsplit(self.platform.http_url)
+        connection = http.client.HTTPConnection(str(where.hostname), where.port, timeout=timeout_s)
+        try:
+            connection.request("POST", path, body)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            connection.close()
+
+    def sorts(self, within_s: float = 15) -> None:
+        """Wait until the function `sort` answers, through whatever is being restarted."""
+        deadline = time.monotonic() + within_s
+        while True:
+            try:
+                status, text = self.ask("/sort", '{"args":["3","1","2"]}')
+            except OSError as error:
+                status, text = 0, str(error)
+            if status == 200:
+                assert '"1 2 3"' in text
+                return
+            assert time.monotonic() < deadline, (status, text)
+            time.sleep(0.01)
+
+    def deploy(self, name: str) -> None:
+        asyncio.run(self._deploy(name))
+
+    async def _deploy(self, name: str) -> None:
+        async with client.connect(self.platform, wait_s=10) as platform:
+            wasm = await asyncio.to_thread((EXAMPLES / name / f"{name}.wasm").read_bytes)
+            module = await platform.put_module(wasm, f"{name}.wasm")
+            function, route = Key("function", "default", name), Key("route", "default", name)
+            revisions = {
+                function: await platform.publish(function, FunctionSpec(module=module)),
+                route: await platform.publish(route, RouteSpec(function=name, path=f"/{name}")),
+            }
+            await platform.wait_active(revisions, timeout_s=20)
+
+
+def processes(word: str) -> list[int]:
+    """Return every process, zombies left out, that has `word` in its command or environment."""
+    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+    return [pid for pid in pids if pid != os.getpid() and word in told(pid)]
+
+
+def told(pid: int) -> str:
+    try:
+        parts = [Path(f"/proc/{pid}/{name}").read_bytes() for name in ("cmdline", "environ")]
+    except OSError:
+        return ""
+    return b"\0".join(parts).decode("utf-8", "replace")
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
+    """Return a function that starts `wasmfn up` with some flags. Nothing of it survives."""
+    started: list[Up] = []
+
+    def start(*flags: str, data: Path = tmp_path / "data") -> Up:
+        started.append(Up(data, *flags))
+        return started[-1]
+
+    yield start
+    for each in started:
+        if each.process.poll() is None:
+            each.end(signal.SIGKILL)
+        else:
+            each.process.communicate()
+    for pid in processes(str(tmp_path)):
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_a_deployed_function_answers_and_comes_back_after_a_restart(up):
+    first = up().ready()
+    first.deploy("sort")
+    first.sorts()
+    nats_url = first.platform.nats_url
+    assert first.end() == (0, "")
+    assert first.pids() == []
+    second = up().ready()
+    assert second.platform.nats_url == nats_url
+    second.sorts()
+    assert second.end(signal.SIGINT) == (0, "")
+    assert second.pids() == []
+
+
+def test_what_dies_is_started_again_and_functions_go_on_answering(up):
+    platform = up().ready()
+    platform.deploy("sort")
+    for service in ("podwatch", "builder", "scheduler", "nats", "router"):
+        pid = platform.pid(service)
+        os.kill(pid, signal.SIGKILL)
+        if service == "router":
+            assert platform.process.poll() is None
+        else:
+            # Silence deletes nothing: not even for the moment until it is back.
+            assert platform.ask("/sort")[0] == 200
+        deadline = time.monotonic() + 10
+        while platform.pids("nats.conf" if service == "nats" else f"services.{service}\0") in (
+            [], [pid],
+        ):  # fmt: skip
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        platform.sorts()
+    platform.deploy("hello")
+    assert "hello, world" in platform.ask("/hello")[1]
+    code, said = platform.end()
+    assert code == 0
+    for service in ("podwatch", "builder", "scheduler", "nats", "router"):
+        assert f"the {service} was ended by SIGKILL and is started again" in said
+    assert platform.pids() == []
+
+
+def test_an_up_that_was_killed_is_cleaned_up_by_the_next_one(up):
+    first = up().ready()
+    first.deploy("sort")
+    first.sorts()
+    first.end(signal.SIGKILL)
+    left = first.pids()
+    assert len(left) >= 6
+    second = up().ready()
+    assert not set(left) & set(second.pids())
+    second.sorts()
+    code, said = second.end()
+    assert code == 0
+    assert "had left running: nats, router, builder, scheduler, podwatch, 1 keepers" in said
+
+
+def test_a_second_up_on_the_same_data_is_refused_and_harms_nothing(up):
+    first = up().ready()
+    code, said = up().ended()
+    assert code == 3
+    assert f"already (pid {first.process.pid})" in said
+    assert first.platform.http_url in first.line
+    assert first.end() == (0, "")
+
+
+def test_a_port_in_use_is_refused_before_anything_starts(up, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, said = up("--http", f"127.0.0.1:{port}").ended()
+    assert code == 3
+    assert f"127.0.0.1:{port}: another program uses it; name another address with --http" in said
+    assert processes(str(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    "address", ["nonsense", "127.0.0.1:http", "127.0.0.1:99999", "256.1.1.1:1"]
+)
+def test_an_address_that_cannot_be_is_refused(up, address):
+    code, said = up("--http", address).ended()
+    assert code == 3
+    assert address in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("data", ["/proc/wasmfn", "/dev/null/wasmfn"])
+def test_a_data_directory_that_cannot_be_used_is_said_so(up, data):
+    code, said = up(data=Path(data)).ended()
+    assert code == 4
+    assert f"cannot use the data directory {data}" in said
+    assert "Traceback" not in said
+
+
+def test_a_full_disk_is_said_so(up, tmp_path):
+    # A limit on the size of files is what a test without root has of a full disk.
+    data = tmp_path / "data"
+    script = (
+        "import resource, signal, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0));"
+        " signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        " from wasmfn.cli import main; sys.exit(main())"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-P", "-c", script, "up", "--data", str(data)],
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 4
+    assert f"cannot use the data directory {data}" in ended.stderr
+    assert processes(str(data)) == []
+
+
+def test_a_part_that_does_not_start_is_named_with_its_own_words(up, tmp_path):
+    code, said = up("--nats", "nats://127.0.0.1:1", "--http", "127.0.0.1:0").ended()
+    assert code == 5
+    assert "the platform did not start: the " in said
+    assert "NATS did not answer" in said
+    assert processes(str(tmp_path)) == []
+
+
+def test_a_nats_that_runs_already_is_used_and_left_running(up, make_nats_server):
+    server = make_nats_server(token="s3cret")
+    platform = up(
+        "--nats", server.url, "--nats-token-file", str(server.token_file), "--http", "127.0.0.1:0"
+    ).ready()
+    assert platform.pids("nats-server") == []
+    platform.deploy("sort")
+    platform.sorts()
+    assert platform.end() == (0, "")
+    asyncio.run(answers(server))
+
+
+async def answers(server) -> None:
+    async with client.connect(Platform(nats_url=server.url, token="s3cret")):
+        pass
+
+
+def test_a_password_in_the_address_of_nats_is_refused(up):
+    code, said = up("--nats", "nats://s3cret@127.0.0.1:4222").ended()
+    assert code == 3
+    assert "--nats-token-file" in said
+    assert "s3cret" not in said
+
+
+def test_a_call_in_flight_is_not_cut_by_a_stop(up):
+    platform = up().ready()
+    platform.deploy("sleepy")
+    with Call(platform, "/sleepy", '{"args":["1"]}') as call:
+        assert platform.end() == (0, "")
+        assert b"slept 1 s" in call.answer()
+    assert platform.pids() == []
+
+
+def test_a_second_signal_ends_it_at_once(up):
+    platform = up().ready()
+    platform.deploy("sleepy")
+    with Call(platform, "/sleepy", '{"args":["30"]}'):
+        platform.process.send_signal(signal.SIGTERM)
+        # Two signals that come before the first is taken are one.
+        log = platform.data / "logs" / "router.log"
+        deadline = time.monotonic() + 10
+        while '"stopping"' not in log.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        began = time.monotonic()
+        assert platform.end()[0] == 130
+    assert time.monotonic() - began < 5
+    assert platform.pids() == []
+
+
+class Call:
+    """A call that its function works on."""
+
+    def __init__(self, up: Up, path: str, body: str) -> None:
+        where = urlsplit(str(up.platform.http_url))
+        self._socket = socket.create_connection((where.hostname, where.port), timeout=20)
+        self._socket.sendall(
+            f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode()
+        )
+        metrics = up.platform.admin_urls["router"] + "/metrics"
+        deadline = time.monotonic() + 10
+        while "wasmfn_router_in_flight 1.0" not in fetch(metrics):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def answer(self) -> bytes:
+        answer = b""
+        while data := self._socket.recv(65536):
+            answer += data
+        return answer
+
+
+def fetch(url: str) -> str:
+    with urllib.request.urlopen(url) as answer:  # noqa: S310 - our own admin port
+        return answer.read().decode()
+
+
+def test_the_token_is_in_no_command_line_log_or_file_that_others_can_read(up):
+    platform = up().ready()
+    token = platform.platform.token
+    assert token
+    for pid in platform.pids():
+        assert token not in told(pid)
+    holders = [
+        path
+        for path in platform.data.rglob("*")
+        if path.is_file() and token.encode() in path.read_bytes()
+    ]
+    assert {path.name for path in holders} == {"nats.token", "nats.conf"}
+    for path in [*holders, *(platform.data / "keys").glob("*.key"), platform.data / "run"]:
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
+    assert stat.S_IMODE((platform.data / "run" / "platform.json").stat().st_mode) == 0o600
+
+
+def test_the_commands_find_what_runs_and_say_when_nothing_does(up, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    with pytest.raises(NoPlatformError, match="wasmfn up"):
+        find_platform(environ={})
+    platform = up().ready()
+    found = find_platform(environ={})
+    assert found == platform.platform == find_platform(environ={"WASMFN_DATA": str(platform.data)})
+    assert set(found.admin_urls) == set(SERVICES)
+    platform.end()
+    with pytest.raises(NoPlatformError, match="no platform is running here"):
+        find_platform(environ={})
