@@ -113,7 +113,9 @@ async def connect(port: int) -> Peer:
 class Call:
     """A request as an instance got it, and the connection to answer it on."""
 
-    def __init__(self, instance: "Instance", peer: Peer, first: str, headers: list[tuple[str, str]]) -> None:
+    def __init__(
+        self, instance: "Instance", peer: Peer, first: str, headers: list[tuple[str, str]]
+    ) -> None:
         self.instance = instance
         self.peer = peer
         self.method, self.target, _ = first.split(" ")
@@ -125,7 +127,9 @@ class Call:
         if self.header.get("transfer-encoding") == "chunked":
             self.body = await self.peer.chunks()
         else:
-            self.body = await self.peer.reader.readexactly(int(self.header.get("content-length", 0)))
+            self.body = await self.peer.reader.readexactly(
+                int(self.header.get("content-length", 0))
+            )
         return self.body
 
     async def send(self, data: bytes) -> None:
@@ -200,7 +204,9 @@ class Instance:
             while True:
                 raw = await reader.readuntil(b"\r\n\r\n")
                 first, *lines = raw.decode("latin-1")[:-4].split("\r\n")
-                headers = [(n.lower(), v.strip()) for n, _, v in (li.partition(":") for li in lines)]
+                headers = [
+                    (n.lower(), v.strip()) for n, _, v in (li.partition(":") for li in lines)
+                ]
                 call = Call(self, peer, first, headers)
                 self.calls.append(call)
                 await self.handler(call)
@@ -270,7 +276,12 @@ class Gate:
             self.pool.drop, limits.park_s,
         )  # fmt: skip
         self.app = Invocations(
-            self.slots, self.pool, limits, self.metrics, self.events.append, networks(["127.0.0.2/32"])
+            self.slots,
+            self.pool,
+            limits,
+            self.metrics,
+            self.events.append,
+            networks(["127.0.0.2/32"]),
         )
         self.server_state = ServerState()
         self._protocol = client_protocol(client)
@@ -306,7 +317,9 @@ class Gate:
         self.demands.append(request)
         return await self.replies.get()
 
-    def function(self, name: str = "f", revision: int = 1, route: bool = True, **limits: Any) -> None:
+    def function(
+        self, name: str = "f", revision: int = 1, route: bool = True, **limits: Any
+    ) -> None:
         values = {"timeout_s": 5.0, "body_bytes": 1 << 20} | limits
         key = ("default", name)
         self.state.functions[key] = Function(key, revision, **values)
@@ -352,7 +365,9 @@ class Gate:
 
     def quiet(self) -> bool:
         """Whether nothing is in flight or parked, by every account."""
-        flying = [c for fleet in self.state.fleets.values() for c in fleet.candidates if c.in_flight]
+        flying = [
+            c for fleet in self.state.fleets.values() for c in fleet.candidates if c.in_flight
+        ]
         return not (self.slots.in_flight or len(self.slots.lot) or flying)
 
 

@@ -22,7 +22,9 @@ NOW = 100.0
 TIME = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def candidate(instance: str = "i", revision: int = 1, concurrency: int = 4, **fields: Any) -> Candidate:
+def candidate(
+    instance: str = "i", revision: int = 1, concurrency: int = 4, **fields: Any
+) -> Candidate:
     endpoint = Endpoint(
         "default", "f", instance, "127.0.0.1", 1, "pod", "node", revision, concurrency, "t", TIME
     )
@@ -46,9 +48,7 @@ candidates = st.lists(
 def test_the_choice_is_free_healthy_of_the_active_revision_if_any_and_least_loaded(
     made: list[Candidate], active: int, turn: int
 ) -> None:
-    usable = [
-        c for c in made if c.ejected_until <= NOW and c.in_flight < c.endpoint.concurrency
-    ]
+    usable = [c for c in made if c.ejected_until <= NOW and c.in_flight < c.endpoint.concurrency]
     chosen = choose(made, active, NOW, turn)
     if not usable:
         assert chosen is None

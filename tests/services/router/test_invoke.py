@@ -32,7 +32,9 @@ async def test_a_request_reaches_its_function_and_its_answer_the_client(gate: An
 async def test_ids_of_the_client_go_all_the_way_and_come_back(gate: Any) -> None:
     instance = await gate.instance()
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    response = await gate.request("GET", "/f", None, {"x-request-id": "my-id", "traceparent": parent})
+    response = await gate.request(
+        "GET", "/f", None, {"x-request-id": "my-id", "traceparent": parent}
+    )
     assert response.headers["x-request-id"] == "my-id"
     assert instance.calls[0].header["x-request-id"] == "my-id"
     assert instance.calls[0].header["traceparent"] == parent
@@ -103,7 +105,9 @@ async def test_head_204_and_304_have_no_body_and_keep_the_connection(gate: Any) 
     peer.close()
 
 
-async def test_interim_answers_stay_behind_and_100_continue_comes_from_the_router(gate: Any) -> None:
+async def test_interim_answers_stay_behind_and_100_continue_comes_from_the_router(
+    gate: Any,
+) -> None:
     async def handler(call: Any) -> None:
         await call.send(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n")
         await call.answer(await call.read_body())
@@ -131,7 +135,9 @@ async def test_an_answer_that_only_the_end_of_the_connection_ends_is_passed_on(g
 
 async def test_a_client_of_http_1_0_gets_a_length(gate: Any) -> None:
     async def handler(call: Any) -> None:
-        await call.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+        await call.send(
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+        )
 
     await gate.instance(handler)
     answer = await gate.raw(b"GET /f HTTP/1.0\r\n\r\n")
@@ -167,7 +173,9 @@ async def test_a_body_above_the_limit_is_413_and_never_reaches_the_function(gate
     announced = await gate.request("POST", "/f", b"x" * 101)
     assert announced.status == 413
     peer = await gate.client()
-    await peer.send(POST + b"transfer-encoding: chunked\r\n\r\n65\r\n" + b"x" * 101 + b"\r\n0\r\n\r\n")
+    await peer.send(
+        POST + b"transfer-encoding: chunked\r\n\r\n65\r\n" + b"x" * 101 + b"\r\n0\r\n\r\n"
+    )
     assert (await peer.response()).status == 413
     peer.close()
     expecting = await gate.client()
@@ -334,7 +342,9 @@ async def test_what_is_no_http_is_502(gate: Any) -> None:
         b"HTTP/1.1 200 OK\r\nx: " + b"a" * 100_000 + b"\r\n\r\n",
     ],
 )
-async def test_an_answer_with_two_readings_or_without_bounds_is_502(gate: Any, answer: bytes) -> None:
+async def test_an_answer_with_two_readings_or_without_bounds_is_502(
+    gate: Any, answer: bytes
+) -> None:
     async def handler(call: Any) -> None:
         await call.send(answer)
         await call.peer.at_end()

@@ -147,7 +147,9 @@ def test_a_literal_path_comes_before_a_parameter_and_both_before_a_prefix() -> N
         route("literal", "/users/me"),
     )
     assert served(under_test.match("", "GET", "/users/me")) == "literal"
-    assert under_test.match("", "GET", "/users/7") == Match(route("parameter", "/users/{id}"), ("7",))
+    assert under_test.match("", "GET", "/users/7") == Match(
+        route("parameter", "/users/{id}"), ("7",)
+    )
     assert served(under_test.match("", "GET", "/users/7/posts")) == "prefix"
     assert served(under_test.match("", "GET", "/users")) == "prefix"
     assert under_test.match("", "GET", "/usersx") is None

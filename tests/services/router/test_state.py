@@ -1,0 +1,121 @@
+"""What each message of the bus changes, and what it does not."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas import subjects
+from schemas.endpoints import Endpoint
+from schemas.pods import PodFact
+from services.router.choice import FOREVER, Ejection
+from services.router.state import Memory, State, apply_active, apply_endpoint, apply_pod
+
+TIME = datetime(2026, 1, 1, tzinfo=UTC)
+F = ("default", "f")
+
+
+def endpoint(instance: str = "i", pod: str = "pod", **fields: Any) -> Endpoint:
+    values = {"namespace": "default", "function": "f", "revision": 1} | fields
+    return Endpoint(
+        instance=instance, pod=pod, ip="127.0.0.1", port=1, node="n", concurrency=1, token="t",
+        time=TIME, **values,
+    )  # fmt: skip
+
+
+def subject(of: Endpoint) -> str:
+    return subjects.ENDPOINTS.subject(
+        namespace=of.namespace, function=of.function, instance=of.instance
+    )
+
+
+def put(state: State, of: Endpoint) -> list[tuple[str, str]]:
+    return apply_endpoint(state, subject(of), of)
+
+
+def pod(state: State, uid: str, phase: Any) -> list[tuple[str, str]]:
+    fact = PodFact(uid, "n", uid, phase, TIME)
+    return apply_pod(state, subjects.PODS.subject(node="n", uid=uid), fact)
+
+
+names = st.sampled_from("abc")
+steps = st.lists(
+    st.tuples(st.sampled_from(("put", "withdraw", "kill", "revive", "forget")), names, names),
+    max_size=20,
+)
+
+
+@given(steps)
+def test_in_any_order_of_messages_what_is_dead_or_withdrawn_stays_out(
+    made: list[tuple[str, str, str]],
+) -> None:
+    state = State()
+    live: dict[str, str] = {}
+    dead: set[str] = set()
+    gone: set[str] = set()
+    for what, instance, uid in made:
+        # An instance lives in one pod for ever.
+        uid = {"a": "x", "b": "x", "c": "y"}[instance] if what == "put" else "xxy"["abc".index(uid)]  # noqa: PLW2901
+        if what == "put":
+            put(state, endpoint(instance, uid))
+            if uid not in dead and instance not in gone:
+                live[instance] = uid
+        elif what == "withdraw":
+            apply_endpoint(state, subject(endpoint(instance)), None)
+            gone.add(instance)
+            live.pop(instance, None)
+        elif what == "kill":
+            pod(state, uid, "dead")
+            dead.add(uid)
+            live = {i: u for i, u in live.items() if u != uid}
+        elif what == "revive":
+            pod(state, uid, "running")
+        else:
+            apply_pod(state, subjects.PODS.subject(node="n", uid=uid), None)
+        known = {c.endpoint.instance: c.endpoint.pod for c in state.candidates(F)}
+        assert known == live
+        assert {i for places in state._of_pod.values() for _, i in places} == set(live)
+
+
+def test_each_message_names_the_functions_it_may_help() -> None:
+    state = State()
+    assert put(state, endpoint("a", "p")) == [F]
+    assert put(state, endpoint("b", "p", function="g")) == [("default", "g")]
+    assert set(pod(state, "p", "dead")) == {F, ("default", "g")}
+    assert put(state, endpoint("a", "p")) == []
+
+
+def test_a_message_whose_subject_says_something_else_changes_nothing() -> None:
+    state = State()
+    assert apply_endpoint(state, subject(endpoint("a")), endpoint("b")) == []
+    assert apply_endpoint(state, "wasmfn.other", endpoint("b")) == []
+    assert apply_pod(state, "wasmfn.other", None) == []
+    assert apply_active(state, "wasmfn.other", None) == []
+    assert state.fleets == {}
+
+
+def test_a_repeated_endpoint_keeps_what_is_known_of_it() -> None:
+    state = State()
+    put(state, endpoint())
+    candidate = state.candidates(F)[0]
+    candidate.in_flight = 1
+    state.eject(candidate, Ejection("refused", 9.0, 2))
+    put(state, endpoint())
+    assert state.candidates(F) == [candidate]
+    assert (candidate.in_flight, candidate.ejected_until, candidate.failures) == (1, 9.0, 2)
+
+
+def test_an_endpoint_ejected_for_good_is_dropped_and_does_not_come_back() -> None:
+    state = State()
+    put(state, endpoint())
+    state.eject(state.candidates(F)[0], Ejection("draining", FOREVER, 0))
+    assert state.candidates(F) == []
+    assert put(state, endpoint()) == []
+
+
+def test_a_memory_forgets_the_oldest_when_it_is_full() -> None:
+    memory: Memory[int] = Memory(3)
+    for i in range(5):
+        memory.add(i)
+    assert [i in memory for i in range(5)] == [False, False, True, True, True]
