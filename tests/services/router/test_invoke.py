@@ -2,20 +2,17 @@
 
 import asyncio
 import gzip
-from typing import Any
 
 import pytest
+
+from tests.services.router.clients import eventually
+from tests.services.router.gate import Gate, MakeGate
+from tests.services.router.instances import Call
 
 POST = b"POST /f HTTP/1.1\r\nhost: a\r\n"
 
 
-async def eventually(holds: Any, within_s: float = 10.0) -> None:
-    async with asyncio.timeout(within_s):
-        while not holds():
-            await asyncio.sleep(0.002)
-
-
-async def test_a_request_reaches_its_function_and_its_answer_the_client(gate: Any) -> None:
+async def test_a_request_reaches_its_function_and_its_answer_the_client(gate: Gate) -> None:
     instance = await gate.instance()
     response = await gate.request("POST", "/f/a%20b?x=1&y", b"hello", {"x-custom": "1"})
     assert (response.status, response.body) == (200, b"hello")
@@ -29,7 +26,7 @@ async def test_a_request_reaches_its_function_and_its_answer_the_client(gate: An
     assert gate.quiet()
 
 
-async def test_ids_of_the_client_go_all_the_way_and_come_back(gate: Any) -> None:
+async def test_ids_of_the_client_go_all_the_way_and_come_back(gate: Gate) -> None:
     instance = await gate.instance()
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     response = await gate.request(
@@ -40,7 +37,7 @@ async def test_ids_of_the_client_go_all_the_way_and_come_back(gate: Any) -> None
     assert instance.calls[0].header["traceparent"] == parent
 
 
-async def test_path_parameters_are_headers_that_no_client_can_send(gate: Any) -> None:
+async def test_path_parameters_are_headers_that_no_client_can_send(gate: Gate) -> None:
     gate.route("f", "/users/{id}")
     instance = await gate.instance()
     sent = {"x-wasmfn-param-id": "evil", "x-wasmfn-instance": "evil", "x_wasmfn_param_id": "evil"}
@@ -49,8 +46,8 @@ async def test_path_parameters_are_headers_that_no_client_can_send(gate: Any) ->
     assert "evil" not in [value for _, value in instance.calls[0].headers]
 
 
-async def test_bodies_stream_in_chunks_both_ways(gate: Any) -> None:
-    async def handler(call: Any) -> None:
+async def test_bodies_stream_in_chunks_both_ways(gate: Gate) -> None:
+    async def handler(call: Call) -> None:
         await call.read_body()
         await call.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n")
         await call.send(b"4\r\ndefg\r\n0\r\nx-trailer: 1\r\n\r\n")
@@ -66,7 +63,7 @@ async def test_bodies_stream_in_chunks_both_ways(gate: Any) -> None:
     peer.close()
 
 
-async def test_connections_are_kept_alive_on_both_sides(gate: Any) -> None:
+async def test_connections_are_kept_alive_on_both_sides(gate: Gate) -> None:
     instance = await gate.instance()
     peer = await gate.client()
     for i in range(5):
@@ -76,7 +73,7 @@ async def test_connections_are_kept_alive_on_both_sides(gate: Any) -> None:
     peer.close()
 
 
-async def test_pipelined_requests_are_answered_in_order(gate: Any) -> None:
+async def test_pipelined_requests_are_answered_in_order(gate: Gate) -> None:
     await gate.instance()
     peer = await gate.client()
     await peer.send(b"".join(POST + b"content-length: 1\r\n\r\n%d" % i for i in range(8)))
@@ -84,10 +81,10 @@ async def test_pipelined_requests_are_answered_in_order(gate: Any) -> None:
     peer.close()
 
 
-async def test_head_204_and_304_have_no_body_and_keep_the_connection(gate: Any) -> None:
+async def test_head_204_and_304_have_no_body_and_keep_the_connection(gate: Gate) -> None:
     statuses = iter(("200 OK", "204 No Content", "304 Not Modified", "200 OK"))
 
-    async def handler(call: Any) -> None:
+    async def handler(call: Call) -> None:
         status = next(statuses)
         length = "" if status.startswith("204") else "content-length: 5\r\n"
         body = "hello" if call.method == "GET" and status.startswith("200") else ""
@@ -106,9 +103,9 @@ async def test_head_204_and_304_have_no_body_and_keep_the_connection(gate: Any) 
 
 
 async def test_interim_answers_stay_behind_and_100_continue_comes_from_the_router(
-    gate: Any,
+    gate: Gate,
 ) -> None:
-    async def handler(call: Any) -> None:
+    async def handler(call: Call) -> None:
         await call.send(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n")
         await call.answer(await call.read_body())
 
@@ -124,8 +121,8 @@ async def test_interim_answers_stay_behind_and_100_continue_comes_from_the_route
     peer.close()
 
 
-async def test_an_answer_that_only_the_end_of_the_connection_ends_is_passed_on(gate: Any) -> None:
-    async def handler(call: Any) -> None:
+async def test_an_answer_that_only_the_end_of_the_connection_ends_is_passed_on(gate: Gate) -> None:
+    async def handler(call: Call) -> None:
         await call.send(b"HTTP/1.1 200 OK\r\n\r\nhello")
         call.peer.writer.write_eof()
 
@@ -133,8 +130,8 @@ async def test_an_answer_that_only_the_end_of_the_connection_ends_is_passed_on(g
     assert (await gate.request("GET", "/f")).body == b"hello"
 
 
-async def test_a_client_of_http_1_0_gets_a_length(gate: Any) -> None:
-    async def handler(call: Any) -> None:
+async def test_a_client_of_http_1_0_gets_a_length(gate: Gate) -> None:
+    async def handler(call: Call) -> None:
         await call.send(
             b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
         )
@@ -156,7 +153,7 @@ async def test_a_client_of_http_1_0_gets_a_length(gate: Any) -> None:
     ],
 )
 async def test_each_refusal_is_a_problem_document(
-    gate: Any, method: str, path: str, status: int, header: dict[str, str]
+    gate: Gate, method: str, path: str, status: int, header: dict[str, str]
 ) -> None:
     gate.route("nobody", "/orphan")
     response = await gate.request(method, path)
@@ -167,7 +164,7 @@ async def test_each_refusal_is_a_problem_document(
     assert not gate.demands
 
 
-async def test_a_body_above_the_limit_is_413_and_never_reaches_the_function(gate: Any) -> None:
+async def test_a_body_above_the_limit_is_413_and_never_reaches_the_function(gate: Gate) -> None:
     gate.function(body_bytes=100)
     instance = await gate.instance()
     announced = await gate.request("POST", "/f", b"x" * 101)
@@ -186,11 +183,11 @@ async def test_a_body_above_the_limit_is_413_and_never_reaches_the_function(gate
     assert (await gate.request("POST", "/f", b"x" * 100)).status == 200
 
 
-async def test_a_streamed_body_that_grows_too_large_is_413_and_cuts_the_call(gate: Any) -> None:
+async def test_a_streamed_body_that_grows_too_large_is_413_and_cuts_the_call(gate: Gate) -> None:
     gate.function(body_bytes=300_000)
     broken = asyncio.Event()
 
-    async def handler(call: Any) -> None:
+    async def handler(call: Call) -> None:
         try:
             await call.read_body()
         finally:
@@ -209,7 +206,7 @@ async def test_a_streamed_body_that_grows_too_large_is_413_and_cuts_the_call(gat
 
 
 async def test_a_refused_connection_is_ejected_and_another_endpoint_serves_any_method(
-    gate: Any,
+    gate: Gate,
 ) -> None:
     dead = await gate.instance()
     await dead.stop()
@@ -226,9 +223,9 @@ async def test_a_refused_connection_is_ejected_and_another_endpoint_serves_any_m
 
 @pytest.mark.parametrize("reason", ["wrong-instance", "draining"])
 async def test_421_for_good_is_retried_elsewhere_and_the_instance_never_asked_again(
-    gate: Any, reason: str
+    gate: Gate, reason: str
 ) -> None:
-    async def handler(call: Any) -> None:
+    async def handler(call: Call) -> None:
         await call.misdirected(reason)
 
     wrong = await gate.instance(handler)
@@ -243,10 +240,10 @@ async def test_421_for_good_is_retried_elsewhere_and_the_instance_never_asked_ag
     ]
 
 
-async def test_busy_is_tried_elsewhere_and_then_again(gate: Any) -> None:
+async def test_busy_is_tried_elsewhere_and_then_again(gate: Gate) -> None:
     answers = 0
 
-    async def handler(call: Any) -> None:
+    async def handler(call: Call) -> None:
         nonlocal answers
         answers += 1
         await (call.misdirected("busy") if answers < 4 else call.answer(await call.read_body()))
@@ -258,8 +255,8 @@ async def test_busy_is_tried_elsewhere_and_then_again(gate: Any) -> None:
     assert [d.reason for d in gate.demands] == ["saturated"]
 
 
-async def test_a_421_of_the_function_itself_is_an_ordinary_answer(gate: Any) -> None:
-    async def handler(call: Any) -> None:
+async def test_a_421_of_the_function_itself_is_an_ordinary_answer(gate: Gate) -> None:
+    async def handler(call: Call) -> None:
         await call.answer(b"mine", "421 Misdirected Request")
 
     await gate.instance(handler)
@@ -269,9 +266,9 @@ async def test_a_421_of_the_function_itself_is_an_ordinary_answer(gate: Any) -> 
 
 @pytest.mark.parametrize("method", ["POST", "GET"])
 async def test_what_was_sent_without_an_answer_is_502_and_not_repeated(
-    gate: Any, method: str
+    gate: Gate, method: str
 ) -> None:
-    async def handler(call: Any) -> None:
+    async def handler(call: Call) -> None:
         await call.read_body()
         call.reset()
 
@@ -283,9 +280,9 @@ async def test_what_was_sent_without_an_answer_is_502_and_not_repeated(
 
 
 async def test_on_a_stale_connection_a_safe_request_is_repeated_and_another_is_not(
-    gate: Any,
+    gate: Gate,
 ) -> None:
-    async def handler(call: Any) -> None:
+    async def handler(call: Call) -> None:
         if len(call.instance.calls) % 2:
             await call.answer(b"ok")
         else:
@@ -300,8 +297,8 @@ async def test_on_a_stale_connection_a_safe_request_is_repeated_and_another_is_n
     assert gate.metrics.ejections == {}
 
 
-async def test_a_connection_that_the_instance_closed_while_idle_is_not_used(gate: Any) -> None:
-    async def handler(call: Any) -> None:
+async def test_a_connection_that_the_instance_closed_while_idle_is_not_used(gate: Gate) -> None:
+    async def handler(call: Call) -> None:
         await call.answer(b"ok")
         call.peer.writer.close()
 
@@ -312,10 +309,10 @@ async def test_a_connection_that_the_instance_closed_while_idle_is_not_used(gate
     assert instance.connections == 3
 
 
-async def test_an_instance_that_does_not_answer_in_time_is_504_and_left_alone(gate: Any) -> None:
+async def test_an_instance_that_does_not_answer_in_time_is_504_and_left_alone(gate: Gate) -> None:
     gate.function(timeout_s=0.1)
 
-    async def handler(call: Any) -> None:
+    async def handler(call: Call) -> None:
         await asyncio.Event().wait()
 
     await gate.instance(handler)
@@ -325,8 +322,8 @@ async def test_an_instance_that_does_not_answer_in_time_is_504_and_left_alone(ga
     assert gate.quiet()
 
 
-async def test_what_is_no_http_is_502(gate: Any) -> None:
-    async def handler(call: Any) -> None:
+async def test_what_is_no_http_is_502(gate: Gate) -> None:
+    async def handler(call: Call) -> None:
         await call.send(b"SSH-2.0-OpenSSH\r\n\r\n")
 
     await gate.instance(handler)
@@ -343,9 +340,9 @@ async def test_what_is_no_http_is_502(gate: Any) -> None:
     ],
 )
 async def test_an_answer_with_two_readings_or_without_bounds_is_502(
-    gate: Any, answer: bytes
+    gate: Gate, answer: bytes
 ) -> None:
-    async def handler(call: Any) -> None:
+    async def handler(call: Call) -> None:
         await call.send(answer)
         await call.peer.at_end()
 
@@ -353,8 +350,8 @@ async def test_an_answer_with_two_readings_or_without_bounds_is_502(
     assert (await gate.request("GET", "/f")).status == 502
 
 
-async def test_bytes_after_an_answer_never_become_the_next_one(gate: Any) -> None:
-    async def handler(call: Any) -> None:
+async def test_bytes_after_an_answer_never_become_the_next_one(gate: Gate) -> None:
+    async def handler(call: Call) -> None:
         await call.answer(b"ok", "200 OK", "")
         if len(call.instance.calls) == 1:
             await call.send(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil")
@@ -373,9 +370,9 @@ async def test_bytes_after_an_answer_never_become_the_next_one(gate: Any) -> Non
     ],
 )
 async def test_an_answer_that_breaks_off_never_passes_for_a_complete_one(
-    gate: Any, begun: bytes
+    gate: Gate, begun: bytes
 ) -> None:
-    async def handler(call: Any) -> None:
+    async def handler(call: Call) -> None:
         await call.send(begun)
         await asyncio.sleep(0.05)
         call.reset()
@@ -388,10 +385,10 @@ async def test_an_answer_that_breaks_off_never_passes_for_a_complete_one(
     assert gate.quiet()
 
 
-async def test_an_instance_that_falls_silent_in_mid_answer_is_cut(gate: Any) -> None:
+async def test_an_instance_that_falls_silent_in_mid_answer_is_cut(gate: Gate) -> None:
     gate.function(timeout_s=0.1)
 
-    async def handler(call: Any) -> None:
+    async def handler(call: Call) -> None:
         await call.send(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf")
         await asyncio.Event().wait()
 
@@ -400,10 +397,10 @@ async def test_an_instance_that_falls_silent_in_mid_answer_is_cut(gate: Any) -> 
     assert gate.metrics.truncated == 1
 
 
-async def test_when_the_client_leaves_the_call_is_dropped_and_its_slot_free(gate: Any) -> None:
+async def test_when_the_client_leaves_the_call_is_dropped_and_its_slot_free(gate: Gate) -> None:
     reached, dropped = asyncio.Event(), asyncio.Event()
 
-    async def handler(call: Any) -> None:
+    async def handler(call: Call) -> None:
         await call.read_body()
         reached.set()
         await call.peer.at_end()
@@ -421,8 +418,8 @@ async def test_when_the_client_leaves_the_call_is_dropped_and_its_slot_free(gate
     assert gate.metrics.clients_gone == 1
 
 
-async def test_an_early_answer_is_passed_on_while_the_body_still_comes(gate: Any) -> None:
-    async def handler(call: Any) -> None:
+async def test_an_early_answer_is_passed_on_while_the_body_still_comes(gate: Gate) -> None:
+    async def handler(call: Call) -> None:
         await call.answer(b"early", "403 Forbidden")
 
     await gate.instance(handler)
@@ -437,7 +434,7 @@ async def test_an_early_answer_is_passed_on_while_the_body_still_comes(gate: Any
     assert gate.quiet()
 
 
-async def test_a_slow_body_holds_no_slot_and_is_408_in_the_end(make_gate: Any) -> None:
+async def test_a_slow_body_holds_no_slot_and_is_408_in_the_end(make_gate: MakeGate) -> None:
     gate = await make_gate(stall_s=0.2)
     gate.function()
     instance = await gate.instance()
@@ -450,11 +447,11 @@ async def test_a_slow_body_holds_no_slot_and_is_408_in_the_end(make_gate: Any) -
     peer.close()
 
 
-async def test_a_client_that_does_not_read_is_cut_and_its_slot_free(make_gate: Any) -> None:
+async def test_a_client_that_does_not_read_is_cut_and_its_slot_free(make_gate: MakeGate) -> None:
     gate = await make_gate(stall_s=0.3)
     gate.function()
 
-    async def handler(call: Any) -> None:
+    async def handler(call: Call) -> None:
         await call.answer(b"x" * 30_000_000)
 
     await gate.instance(handler)
@@ -466,10 +463,10 @@ async def test_a_client_that_does_not_read_is_cut_and_its_slot_free(make_gate: A
     peer.close()
 
 
-async def test_an_endpoint_never_gets_more_than_its_concurrency(gate: Any) -> None:
+async def test_an_endpoint_never_gets_more_than_its_concurrency(gate: Gate) -> None:
     flying = peak = 0
 
-    async def handler(call: Any) -> None:
+    async def handler(call: Call) -> None:
         nonlocal flying, peak
         flying += 1
         peak = max(peak, flying)
@@ -485,10 +482,10 @@ async def test_an_endpoint_never_gets_more_than_its_concurrency(gate: Any) -> No
     assert instance.connections == 3
 
 
-async def test_content_goes_through_untouched(gate: Any) -> None:
+async def test_content_goes_through_untouched(gate: Gate) -> None:
     body = gzip.compress(bytes(range(256)) * 100)
 
-    async def handler(call: Any) -> None:
+    async def handler(call: Call) -> None:
         await call.answer(
             await call.read_body(), "299 Odd", "content-encoding: gzip\r\nset-cookie: a\r\n"
         )

@@ -1,9 +1,12 @@
 """The client's side: framing that could be smuggled, heads without end, clients without hurry."""
 
 import asyncio
-from typing import Any
 
 import pytest
+
+from tests.services.router.clients import eventually
+from tests.services.router.gate import Gate, MakeGate
+from tests.services.router.instances import Call
 
 GET = b"GET /f HTTP/1.1\r\nhost: a\r\n\r\n"
 SMUGGLED = b"GET /f/smuggled HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -50,7 +53,7 @@ CORPUS = {
 
 @pytest.mark.parametrize("name", CORPUS)
 async def test_a_request_that_hides_another_is_refused_and_the_other_never_runs(
-    gate: Any, name: str
+    gate: Gate, name: str
 ) -> None:
     instance = await gate.instance()
     raw = await gate.raw(b"POST /f HTTP/1.1\r\nhost: a\r\n" + CORPUS[name] + SMUGGLED)
@@ -77,13 +80,13 @@ async def test_a_request_that_hides_another_is_refused_and_the_other_never_runs(
     ],
 )
 async def test_a_request_line_that_is_not_served_here_is_refused(
-    gate: Any, line: bytes, status: int
+    gate: Gate, line: bytes, status: int
 ) -> None:
     raw = await gate.raw(line + b"\r\nhost: a\r\nconnection: close\r\n\r\n")
     assert statuses(raw) in ([status], [501])
 
 
-async def test_a_target_in_absolute_form_overrides_the_host(gate: Any) -> None:
+async def test_a_target_in_absolute_form_overrides_the_host(gate: Gate) -> None:
     gate.route("f", "/only", host="good.example")
     instance = await gate.instance()
     raw = await gate.raw(
@@ -94,7 +97,7 @@ async def test_a_target_in_absolute_form_overrides_the_host(gate: Any) -> None:
     assert instance.calls[0].target == "/only?x"
 
 
-async def test_an_offer_to_upgrade_is_ignored_and_the_connection_then_closed(gate: Any) -> None:
+async def test_an_offer_to_upgrade_is_ignored_and_the_connection_then_closed(gate: Gate) -> None:
     instance = await gate.instance()
     raw = await gate.raw(
         b"GET /f HTTP/1.1\r\nhost: a\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\n"
@@ -105,10 +108,10 @@ async def test_an_offer_to_upgrade_is_ignored_and_the_connection_then_closed(gat
     assert len(instance.calls) == 1
 
 
-async def test_a_bad_request_behind_a_good_one_does_not_spoil_its_answer(gate: Any) -> None:
+async def test_a_bad_request_behind_a_good_one_does_not_spoil_its_answer(gate: Gate) -> None:
     reached, go = asyncio.Event(), asyncio.Event()
 
-    async def handler(call: Any) -> None:
+    async def handler(call: Call) -> None:
         reached.set()
         await go.wait()
         await call.answer(b"good")
@@ -124,10 +127,10 @@ async def test_a_bad_request_behind_a_good_one_does_not_spoil_its_answer(gate: A
     peer.close()
 
 
-async def test_a_body_that_breaks_its_framing_is_400_and_the_call_is_dropped(gate: Any) -> None:
+async def test_a_body_that_breaks_its_framing_is_400_and_the_call_is_dropped(gate: Gate) -> None:
     dropped = asyncio.Event()
 
-    async def handler(call: Any) -> None:
+    async def handler(call: Call) -> None:
         await call.peer.at_end()
         dropped.set()
 
@@ -136,8 +139,7 @@ async def test_a_body_that_breaks_its_framing_is_400_and_the_call_is_dropped(gat
     head = b"POST /f HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
     await peer.send(head + b"20000\r\n" + b"x" * 0x20000 + b"\r\n")
     async with asyncio.timeout(5):
-        while gate.quiet():
-            await asyncio.sleep(0.002)
+        await eventually(lambda: not gate.quiet())
         await peer.send(b"zz\r\n")
         assert (await peer.response()).status == 400
         await dropped.wait()
@@ -147,7 +149,7 @@ async def test_a_body_that_breaks_its_framing_is_400_and_the_call_is_dropped(gat
 
 
 @pytest.mark.parametrize("pieces", [1, 50])
-async def test_a_head_above_the_limit_is_431(make_gate: Any, pieces: int) -> None:
+async def test_a_head_above_the_limit_is_431(make_gate: MakeGate, pieces: int) -> None:
     gate = await make_gate(head_bytes=4096)
     peer = await gate.client()
     head = b"GET /f HTTP/1.1\r\nhost: a\r\nx: " + b"a" * 8000 + b"\r\n\r\n"
@@ -158,17 +160,17 @@ async def test_a_head_above_the_limit_is_431(make_gate: Any, pieces: int) -> Non
     peer.close()
 
 
-async def test_more_headers_than_a_keeper_takes_are_431(gate: Any) -> None:
+async def test_more_headers_than_a_keeper_takes_are_431(gate: Gate) -> None:
     lines = b"".join(b"x%d: 1\r\n" % i for i in range(101))
     assert statuses(await gate.raw(GET[:-2] + lines + b"\r\n")) == [431]
 
 
-async def test_a_head_that_does_not_come_in_time_is_408(make_gate: Any) -> None:
+async def test_a_head_that_does_not_come_in_time_is_408(make_gate: MakeGate) -> None:
     gate = await make_gate(head_s=0.1)
     assert statuses(await gate.raw(b"GET /f HTTP/1.1\r\nhost: a\r\n")) == [408]
 
 
-async def test_a_connection_that_asks_nothing_is_closed(make_gate: Any) -> None:
+async def test_a_connection_that_asks_nothing_is_closed(make_gate: MakeGate) -> None:
     gate = await make_gate(head_s=0.1, keep_alive_s=0.1)
     gate.function()
     await gate.instance()
@@ -185,11 +187,11 @@ async def test_a_connection_that_asks_nothing_is_closed(make_gate: Any) -> None:
     peer.close()
 
 
-async def test_a_long_call_outlasts_the_bounds_on_idle_connections(make_gate: Any) -> None:
+async def test_a_long_call_outlasts_the_bounds_on_idle_connections(make_gate: MakeGate) -> None:
     gate = await make_gate(head_s=0.1, keep_alive_s=0.1)
     gate.function()
 
-    async def handler(call: Any) -> None:
+    async def handler(call: Call) -> None:
         await asyncio.sleep(0.3)
         await call.answer(b"late")
 
@@ -202,7 +204,7 @@ async def test_a_long_call_outlasts_the_bounds_on_idle_connections(make_gate: An
     peer.close()
 
 
-async def test_one_connection_too_many_is_503(make_gate: Any) -> None:
+async def test_one_connection_too_many_is_503(make_gate: MakeGate) -> None:
     gate = await make_gate(max_connections=2)
     gate.function()
     await gate.instance()

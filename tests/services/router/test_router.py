@@ -14,30 +14,31 @@ import pytest
 
 from schemas import subjects
 from schemas.control import Activity, DemandMet, DemandRequest
+from services.bus.streams import ensure_streams
+from tests.conftest import NatsServer
+from tests.services.router.clients import eventually
+from tests.services.router.instances import Call, Instance
+from tests.services.router.platform import Platform, Router
 
 MIB = 1024 * 1024
 
 
-async def eventually(holds: Any, within_s: float = 10.0) -> None:
-    async with asyncio.timeout(within_s):
-        while not await holds():
-            await asyncio.sleep(0.01)
-
-
-async def status_is(router: Any, status: int, path: str = "/f") -> None:
+async def status_is(router: Router, status: int, path: str = "/f") -> None:
     async def holds() -> bool:
-        return bool((await router.request("GET", path)).status == status)
+        return (await router.request("GET", path)).status == status
 
     await eventually(holds)
 
 
-async def ready_platform(platform: Any, **fields: Any) -> Any:
+async def ready_platform(platform: Platform, **fields: Any) -> Instance:
     await platform.function()
     await platform.route()
     return await platform.instance(**fields)
 
 
-async def test_it_is_ready_with_the_whole_table_and_follows_every_change(platform: Any) -> None:
+async def test_it_is_ready_with_the_whole_table_and_follows_every_change(
+    platform: Platform,
+) -> None:
     instance = await ready_platform(platform)
     router = await platform.router()
     assert (await router.request("POST", "/f", b"x")).body == b"x"
@@ -53,7 +54,9 @@ async def test_it_is_ready_with_the_whole_table_and_follows_every_change(platfor
     await status_is(router, 503)
 
 
-async def test_a_cold_start_goes_over_the_bus_and_is_told_on_the_event_log(platform: Any) -> None:
+async def test_a_cold_start_goes_over_the_bus_and_is_told_on_the_event_log(
+    platform: Platform,
+) -> None:
     await platform.function()
     await platform.route()
     asked: list[DemandRequest] = []
@@ -81,7 +84,7 @@ async def test_a_cold_start_goes_over_the_bus_and_is_told_on_the_event_log(platf
 
 
 async def test_when_nats_is_killed_under_traffic_no_warm_request_fails(
-    platform: Any, nats_server: Any
+    platform: Platform, nats_server: NatsServer
 ) -> None:
     await ready_platform(platform, concurrency=64)
     router = await platform.router()
@@ -98,10 +101,7 @@ async def test_when_nats_is_killed_under_traffic_no_warm_request_fails(
     async def served(more: int) -> None:
         goal = len(statuses) + more
 
-        async def holds() -> bool:
-            return len(statuses) >= goal
-
-        await eventually(holds)
+        await eventually(lambda: len(statuses) >= goal)
 
     running = [asyncio.create_task(traffic()) for _ in range(4)]
     await served(100)
@@ -110,11 +110,7 @@ async def test_when_nats_is_killed_under_traffic_no_warm_request_fails(
     await asyncio.to_thread(nats_server.start)
     await served(1000)
 
-    # And changes are followed again.
-    async def changed() -> bool:
-        return platform.nc.is_connected
-
-    await eventually(changed)
+    # And changes are followed again.    await eventually(lambda: platform.nc.is_connected)
     await platform.route("new", function="f")
     await status_is(router, 200, "/new")
     done.set()
@@ -123,30 +119,21 @@ async def test_when_nats_is_killed_under_traffic_no_warm_request_fails(
 
 
 async def test_a_nats_that_comes_back_empty_takes_nothing_away(
-    platform: Any, nats_server: Any
+    platform: Platform, nats_server: NatsServer
 ) -> None:
     await ready_platform(platform)
     router = await platform.router()
     await asyncio.to_thread(nats_server.lose_data)
 
-    async def connected() -> bool:
-        return platform.nc.is_connected
-
-    await eventually(connected)
-    from services.bus.streams import ensure_streams  # noqa: PLC0415 - as any service would, later
-
+    await eventually(lambda: platform.nc.is_connected)
     await ensure_streams(platform.js)
-
-    async def said() -> bool:
-        return any("what is served stays" in e.get("message", "") for e in router.log)
-
-    await eventually(said, 20)
+    await eventually(lambda: router.said("what is served stays"), 20)
     assert (await router.request("POST", "/f", b"x")).status == 200
     await platform.route("new", function="f")
     await status_is(router, 200, "/new")
 
 
-async def test_a_router_that_was_killed_serves_again_after_its_snapshot(platform: Any) -> None:
+async def test_a_router_that_was_killed_serves_again_after_its_snapshot(platform: Platform) -> None:
     await ready_platform(platform)
     first = await platform.router()
     assert (await first.request("GET", "/f")).status == 200
@@ -157,22 +144,18 @@ async def test_a_router_that_was_killed_serves_again_after_its_snapshot(platform
     assert (await second.request("GET", "/f")).status == 200
 
 
-async def test_a_message_that_cannot_be_read_changes_nothing(platform: Any) -> None:
+async def test_a_message_that_cannot_be_read_changes_nothing(platform: Platform) -> None:
     instance = await ready_platform(platform)
     router = await platform.router()
     await platform.js.publish(platform.endpoint_subject(instance.endpoint), b'{"port": "x"}')
     await platform.js.publish(
         subjects.ACTIVE.subject(kind="route", namespace="default", name="f"), b"not json"
     )
-
-    async def said() -> bool:
-        return sum("cannot be read" in e.get("message", "") for e in router.log) == 2
-
-    await eventually(said)
+    await eventually(lambda: router.said("cannot be read", times=2))
     assert (await router.request("GET", "/f")).status == 200
 
 
-async def test_no_request_goes_to_a_pod_that_is_told_dead(platform: Any) -> None:
+async def test_no_request_goes_to_a_pod_that_is_told_dead(platform: Platform) -> None:
     doomed = await ready_platform(platform, pod="doomed")
     router = await platform.router()
     assert (await router.request("GET", "/f")).status == 200
@@ -190,10 +173,10 @@ async def test_no_request_goes_to_a_pod_that_is_told_dead(platform: Any) -> None
     assert len(doomed.calls) == count
 
 
-async def test_activity_is_reported_each_second_while_there_is_any(platform: Any) -> None:
+async def test_activity_is_reported_each_second_while_there_is_any(platform: Platform) -> None:
     go = asyncio.Event()
 
-    async def handler(call: Any) -> None:
+    async def handler(call: Call) -> None:
         await go.wait()
         await call.answer(b"ok")
 
@@ -221,10 +204,10 @@ async def test_activity_is_reported_each_second_while_there_is_any(platform: Any
         pass
 
 
-async def test_on_sigterm_what_is_in_flight_ends_and_nothing_new_begins(platform: Any) -> None:
+async def test_on_sigterm_what_is_in_flight_ends_and_nothing_new_begins(platform: Platform) -> None:
     reached, go = asyncio.Event(), asyncio.Event()
 
-    async def handler(call: Any) -> None:
+    async def handler(call: Call) -> None:
         reached.set()
         await go.wait()
         await call.answer(b"complete")
@@ -252,8 +235,10 @@ async def test_on_sigterm_what_is_in_flight_ends_and_nothing_new_begins(platform
     assert await router.ended() == 0
 
 
-async def test_what_does_not_end_in_time_is_cut_and_the_exit_still_clean(platform: Any) -> None:
-    async def handler(call: Any) -> None:
+async def test_what_does_not_end_in_time_is_cut_and_the_exit_still_clean(
+    platform: Platform,
+) -> None:
+    async def handler(call: Call) -> None:
         await asyncio.Event().wait()
 
     await ready_platform(platform, handler=handler)
@@ -267,10 +252,10 @@ async def test_what_does_not_end_in_time_is_cut_and_the_exit_still_clean(platfor
     assert await router.ended() == 0
 
 
-async def test_sixty_four_mebibytes_stream_both_ways_in_little_memory(platform: Any) -> None:
+async def test_sixty_four_mebibytes_stream_both_ways_in_little_memory(platform: Platform) -> None:
     size = 64 * MIB
 
-    async def handler(call: Any) -> None:
+    async def handler(call: Call) -> None:
         left = size
         while left:
             left -= len(await call.peer.reader.read(min(left, 256 * 1024)))
@@ -309,14 +294,15 @@ async def test_sixty_four_mebibytes_stream_both_ways_in_little_memory(platform: 
         ({"WASMFN_ROUTER_HTTP": "nonsense"}, 1, "no HOST:PORT"),
         ({"WASMFN_ROUTER_TRUSTED_PROXIES": '["10.0.0.1/8"]'}, 1, "WASMFN_ROUTER_TRUSTED_PROXIES"),
         ({"WASMFN_ROUTER_PARK_S": "0"}, 2, "WASMFN_ROUTER_PARK_S"),
-        ({"WASMFN_ROUTER_NATS_URL": "nats://127.0.0.1:1", "WASMFN_ROUTER_NATS_WAIT_S": "0.2"}, 1, "NATS"),
+        ({"WASMFN_ROUTER_NATS_URL": "nats://127.0.0.1:1", "WASMFN_ROUTER_NATS_WAIT_S": "0.2"}, 1,
+         "NATS"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_one_sentence_and_a_failure(
     environ: dict[str, str], code: int, sentence: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = "127.0.0.1:{}".format(taken.getsockname()[1])
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
         values = {"WASMFN_ROUTER_HTTP": "127.0.0.1:0"} | environ
         ended = subprocess.run(
             [sys.executable, "-P", "-m", "services.router"],
@@ -329,7 +315,7 @@ def test_what_cannot_work_is_one_sentence_and_a_failure(
 
 
 async def test_thousands_of_routes_are_read_at_the_start_and_a_change_is_seen_at_once(
-    platform: Any,
+    platform: Platform,
 ) -> None:
     await ready_platform(platform)
     one = await platform.js.get_last_msg(

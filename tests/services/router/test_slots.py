@@ -1,27 +1,23 @@
 """Waiting for an endpoint: in order, bounded, with one demand at a time."""
 
 import asyncio
-from typing import Any
 
 import pytest
 
 from schemas.control import DemandMet, DemandRefused
+from tests.services.router.clients import eventually
+from tests.services.router.gate import Gate, MakeGate
+from tests.services.router.instances import Call
 
 GET = b"GET /f HTTP/1.1\r\nhost: a\r\n\r\n"
 
 
-async def eventually(holds: Any, within_s: float = 10.0) -> None:
-    async with asyncio.timeout(within_s):
-        while not holds():
-            await asyncio.sleep(0.002)
-
-
-async def parked(gate: Any, count: int) -> None:
+async def parked(gate: Gate, count: int) -> None:
     await eventually(lambda: len(gate.slots.lot) == count)
 
 
 async def test_a_cold_function_is_demanded_once_for_all_that_wait_and_its_endpoint_used_at_once(
-    gate: Any,
+    gate: Gate,
 ) -> None:
     waiting = [asyncio.create_task(gate.request("POST", "/f", b"%d" % i)) for i in range(4)]
     await parked(gate, 4)
@@ -43,7 +39,7 @@ async def test_a_cold_function_is_demanded_once_for_all_that_wait_and_its_endpoi
     assert gate.metrics.cold_starts == 1
 
 
-async def test_an_endpoint_that_the_stream_tells_first_serves_those_who_wait(gate: Any) -> None:
+async def test_an_endpoint_that_the_stream_tells_first_serves_those_who_wait(gate: Gate) -> None:
     waiting = asyncio.create_task(gate.request("GET", "/f"))
     await parked(gate, 1)
     await gate.instance()
@@ -51,11 +47,11 @@ async def test_an_endpoint_that_the_stream_tells_first_serves_those_who_wait(gat
     assert gate.metrics.cold_starts == 1
 
 
-async def test_who_waits_longest_is_served_first_and_nobody_overtakes(gate: Any) -> None:
+async def test_who_waits_longest_is_served_first_and_nobody_overtakes(gate: Gate) -> None:
     gates = [asyncio.Event() for _ in range(7)]
     order: list[int] = []
 
-    async def handler(call: Any) -> None:
+    async def handler(call: Call) -> None:
         number = int(await call.read_body())
         order.append(number)
         await gates[number].wait()
@@ -75,7 +71,7 @@ async def test_who_waits_longest_is_served_first_and_nobody_overtakes(gate: Any)
 
 
 async def test_above_the_bounds_a_request_is_503_at_once_and_the_others_wait_on(
-    make_gate: Any,
+    make_gate: MakeGate,
 ) -> None:
     gate = await make_gate(per_function=2, total=3)
     gate.function("f")
@@ -93,7 +89,7 @@ async def test_above_the_bounds_a_request_is_503_at_once_and_the_others_wait_on(
     assert [r.status for r in await asyncio.gather(*waiting)] == [200] * 3
 
 
-async def test_waiting_ends_in_503_when_nothing_comes_in_time(make_gate: Any) -> None:
+async def test_waiting_ends_in_503_when_nothing_comes_in_time(make_gate: MakeGate) -> None:
     gate = await make_gate(park_s=0.1)
     gate.function()
     response = await gate.request("GET", "/f")
@@ -102,17 +98,19 @@ async def test_waiting_ends_in_503_when_nothing_comes_in_time(make_gate: Any) ->
     assert gate.quiet()
 
 
-async def test_a_refused_demand_ends_the_waiting_with_its_reason(gate: Any) -> None:
+async def test_a_refused_demand_ends_the_waiting_with_its_reason(gate: Gate) -> None:
     gate.replies.put_nowait(DemandRefused("the quota of the namespace is used up", 7.2))
     response = await gate.request("GET", "/f")
     assert (response.status, response.headers["retry-after"]) == (503, "8")
     assert "quota of the namespace" in response.problem["detail"]
 
 
-async def test_a_refusal_of_more_does_not_turn_away_who_waits_for_a_running_slot(gate: Any) -> None:
+async def test_a_refusal_of_more_does_not_turn_away_who_waits_for_a_running_slot(
+    gate: Gate,
+) -> None:
     go = asyncio.Event()
 
-    async def handler(call: Any) -> None:
+    async def handler(call: Call) -> None:
         await call.read_body()
         await go.wait()
         await call.answer(b"ok")
@@ -126,7 +124,7 @@ async def test_a_refusal_of_more_does_not_turn_away_who_waits_for_a_running_slot
     assert [r.status for r in await asyncio.gather(*waiting)] == [200] * 3
 
 
-async def test_a_client_that_leaves_the_queue_is_not_served(gate: Any) -> None:
+async def test_a_client_that_leaves_the_queue_is_not_served(gate: Gate) -> None:
     peer = await gate.client()
     await peer.send(GET)
     await parked(gate, 1)
@@ -138,7 +136,9 @@ async def test_a_client_that_leaves_the_queue_is_not_served(gate: Any) -> None:
     assert gate.quiet()
 
 
-async def test_an_ejected_endpoint_comes_back_by_itself_if_the_fact_still_stands(gate: Any) -> None:
+async def test_an_ejected_endpoint_comes_back_by_itself_if_the_fact_still_stands(
+    gate: Gate,
+) -> None:
     instance = await gate.instance()
     port = instance.endpoint.port
     await instance.stop()
@@ -153,7 +153,7 @@ async def test_an_ejected_endpoint_comes_back_by_itself_if_the_fact_still_stands
 
 
 async def test_an_endpoint_that_is_withdrawn_or_whose_pod_is_dead_gets_nothing_more(
-    gate: Any,
+    gate: Gate,
 ) -> None:
     instance = await gate.instance(pod="doomed")
     assert (await gate.request("GET", "/f")).status == 200
@@ -172,7 +172,7 @@ async def test_an_endpoint_that_is_withdrawn_or_whose_pod_is_dead_gets_nothing_m
     assert gate.state.candidates(("default", "f")) == []
 
 
-async def test_when_a_function_is_deleted_those_who_wait_for_it_are_told(gate: Any) -> None:
+async def test_when_a_function_is_deleted_those_who_wait_for_it_are_told(gate: Gate) -> None:
     waiting = asyncio.create_task(gate.request("GET", "/f"))
     await parked(gate, 1)
     del gate.state.functions["default", "f"]
@@ -180,7 +180,7 @@ async def test_when_a_function_is_deleted_those_who_wait_for_it_are_told(gate: A
     assert (await waiting).status == 503
 
 
-async def test_a_slot_that_comes_free_as_its_taker_leaves_is_not_lost(gate: Any) -> None:
+async def test_a_slot_that_comes_free_as_its_taker_leaves_is_not_lost(gate: Gate) -> None:
     function = ("default", "f")
     acquiring = asyncio.create_task(gate.slots.acquire(function, "id", 5.0))
     await parked(gate, 1)
@@ -192,7 +192,9 @@ async def test_a_slot_that_comes_free_as_its_taker_leaves_is_not_lost(gate: Any)
     assert gate.slots.take(function) is not None
 
 
-async def test_the_active_revision_serves_and_the_old_one_only_until_it_is_there(gate: Any) -> None:
+async def test_the_active_revision_serves_and_the_old_one_only_until_it_is_there(
+    gate: Gate,
+) -> None:
     old = await gate.instance(revision=1)
     gate.function(revision=2)
     assert (await gate.request("GET", "/f")).status == 200
