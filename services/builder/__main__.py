@@ -1,12 +1,12 @@
 """Run a builder: `python -P -m services.builder [SETTINGS.toml]`."""
 
 import os
-import shutil
 from pathlib import Path
 
 from services.builder.artifacts import Artifacts
 from services.builder.broker import answering
 from services.builder.builder import Builder
+from services.builder.compile import clear_leftovers
 from services.builder.images.local import LocalImages
 from services.builder.keys import read_signing_key
 from services.builder.pipeline import Bounds, Pipeline
@@ -74,11 +74,10 @@ def _bounds(settings: BuilderSettings) -> Bounds:
 
 
 def _work_folder(work: Path) -> Path:
-    """Return `work`, without what a builder that was killed has left in it."""
+    """Return `work`, without what a builder that was killed has left in it and running."""
     try:
         work.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for leftover in work.glob("compile-*"):
-            shutil.rmtree(leftover)
+        clear_leftovers(work)
     except OSError as error:
         raise PublicError(f"cannot use the work directory {work}: {error.strerror}") from error
     return work

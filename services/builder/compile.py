@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import os
 import resource
+import shutil
 import signal
 import sys
 import tempfile
@@ -24,10 +25,12 @@ from typing import BinaryIO, Final
 import msgspec
 
 from services.builder.errors import Rejected, Unavailable
+from services.pids import is_running, start_ticks
 
 MIB: Final = 1024 * 1024
 KEEPER: Final = (sys.executable, "-P", "-m", "keeper")
 ENVIRONMENT: Final = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+PREFIX: Final = "compile-"
 MAX_FILES: Final = 64
 MAX_SAID_BYTES: Final = 64 * 1024
 NICENESS: Final = 5
@@ -100,11 +103,25 @@ async def engine_hash(work: Path, limits: CompileLimits, keeper: Sequence[str] =
         return ended.stdout
 
 
+def clear_leftovers(work: Path) -> None:
+    """End the compilers that a builder which was killed has left in `work`, and their files.
+
+    Raises:
+        OSError: a file cannot be removed.
+    """
+    for folder in work.glob(f"{PREFIX}*"):
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            pid, ticks = map(int, (folder / "pid").read_text().split())
+            if is_running(pid, ticks):
+                _kill(pid)
+        shutil.rmtree(folder)
+
+
 @contextlib.contextmanager
 def _folder(work: Path) -> Iterator[Path]:
     try:
         work.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="compile-", dir=work) as name:
+        with tempfile.TemporaryDirectory(prefix=PREFIX, dir=work) as name:
             yield Path(name)
     except OSError as error:
         raise Unavailable(f"cannot compile in {work}: {error.strerror}") from error
@@ -127,6 +144,7 @@ async def _run(command: Sequence[str], folder: Path, limits: CompileLimits) -> _
         )
         try:
             _confine(child.pid, limits)
+            (folder / "pid").write_text(f"{child.pid} {start_ticks(child.pid)}")
             async with asyncio.timeout(limits.wall_s):
                 status = await child.wait()
         except TimeoutError:

@@ -33,7 +33,7 @@ class BuilderSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
     give_up_s: Annotated[float, Meta(ge=0)] = 600.0
     """How long to try again while something outside does not answer."""
 
-    max_image_mib: Mib = 256
+    max_image_mib: Mib = 128
     """Layers of one image, packed and unpacked."""
     pull_timeout_s: Annotated[float, Meta(gt=0)] = 120.0
     allowed_registries: tuple[str, ...] = ("*",)

@@ -45,6 +45,7 @@ class RunningBuilder:
         self.bus = bus
         self.images = directory / "images"
         self.log = directory / "log"
+        self.work = directory / "work"
         self._directory = directory
         (directory / "key").write_bytes(KEY.private_bytes_raw())
         (directory / "key").chmod(0o600)
@@ -52,7 +53,7 @@ class RunningBuilder:
             "NATS_URL": bus.url,
             "SIGNING_KEY_FILE": str(directory / "key"),
             "IMAGE_DIR": str(self.images),
-            "WORK_DIR": str(directory / "work"),
+            "WORK_DIR": str(self.work),
             **settings,
         }
         self.process: asyncio.subprocess.Process | None = None
@@ -82,6 +83,15 @@ class RunningBuilder:
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(how)
         return await self.process.wait()
+
+    async def compiler(self) -> int:
+        """Return a descriptor (pidfd) of the compiler, as soon as one runs."""
+        async with asyncio.timeout(10):
+            while True:
+                for file in self.work.glob("compile-*/pid"):
+                    with contextlib.suppress(FileNotFoundError, IndexError):
+                        return os.pidfd_open(int(file.read_text().split()[0]))
+                await asyncio.sleep(0.005)
 
     async def upload(self, module: bytes, file_name: str = "main.wasm") -> UploadSource:
         await objects.write(self.bus, UPLOADS_BUCKET, sha256_hex(module), module)

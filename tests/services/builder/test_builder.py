@@ -3,6 +3,8 @@
 import asyncio
 import hashlib
 import json
+import os
+import select
 import signal
 from pathlib import Path
 
@@ -16,6 +18,14 @@ from tests.services.builder.conftest import KEY, MakeBuilder, RunningBuilder
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 SORT = (EXAMPLES / "sort" / "sort.wasm").read_bytes()
+
+
+def ends(pidfd: int) -> bool:
+    """Whether the process has ended, or does so soon."""
+    try:
+        return bool(select.select([pidfd], [], [], 5)[0])
+    finally:
+        os.close(pidfd)
 
 
 async def test_an_upload_becomes_a_signed_artifact_and_an_image(builder: RunningBuilder):
@@ -82,11 +92,12 @@ async def test_a_builder_killed_in_mid_build_finishes_after_its_restart(make_bui
     # Compiling it takes about two seconds, so it is certain to be cut off.
     source = await builder.upload(wasm.compile_bomb(3000), "slow.wasm")
     reply = await builder.request(BuildRequest(source, correlation="c1"))
-    await builder.events(reply.build.id, "inspect")
+    compiler = await builder.compiler()
     await builder.end(signal.SIGKILL)
     cut_off = await builder.record(reply.build.id, ("building", "ready"))
     assert cut_off.state == "building"
     await builder.start()
+    assert ends(compiler), "the compiler of the killed builder still runs"
     build = await builder.record(reply.build.id, ("ready", "failed"))
     assert (build.state, build.correlation) == ("ready", "c1")
     assert len(await builder.artifact_bytes(build)) == build.artifact.size
@@ -237,11 +248,11 @@ async def test_after_a_while_it_gives_up_waiting(make_builder: MakeBuilder, regi
 
 async def test_it_stops_at_once_in_mid_build(make_builder: MakeBuilder):
     builder = await make_builder(GRACE_S="20")
-    source = await builder.upload(wasm.compile_bomb(9000), "slow.wasm")
-    reply = await builder.request(BuildRequest(source))
-    await builder.events(reply.build.id, "inspect")
+    await builder.request(BuildRequest(await builder.upload(wasm.compile_bomb(9000))))
+    compiler = await builder.compiler()
     async with asyncio.timeout(8):
         assert await builder.end() == 0
+    assert ends(compiler)
 
 
 async def test_builds_go_on_after_nats_was_away(make_builder: MakeBuilder, nats_server):

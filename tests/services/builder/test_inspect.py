@@ -142,6 +142,11 @@ def test_shared_memory_and_too_much_memory_are_refused():
     )
 
 
+@pytest.mark.parametrize("number", [b"\xff\xff\xff\xff\x7f", b"\x80\x80\x80\x80\x80\x00", b"\xff"])
+def test_a_number_that_does_not_fit_is_damage(number: bytes):
+    assert "the module is damaged" in judge(wasm.module(memory=b"\x00" + number))
+
+
 def test_a_count_beyond_reason_is_refused_before_it_is_read():
     body = wasm.number(MAX_ITEMS + 1) + wasm.function_import(WASI, "fd_write") * 10
     assert f"has {MAX_ITEMS + 1} entries" in judge(wasm.MAGIC + wasm.section(2, body))

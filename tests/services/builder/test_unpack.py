@@ -126,6 +126,13 @@ def test_a_sparse_files_holes_take_no_memory():
     assert "is a link or a folder" in refusal([(LAYER_TYPE, archive)], "x.wasm")
 
 
+def test_a_long_chain_of_headers_is_damage():
+    entry = tarfile.TarInfo("pax")
+    entry.type = tarfile.XHDTYPE
+    archive = entry.tobuf(tarfile.USTAR_FORMAT) * 5000
+    assert "cannot be read" in refusal([(LAYER_TYPE, archive)], "x.wasm")
+
+
 def test_a_layer_that_is_damaged_or_zstd_says_so():
     good = layer({"x.wasm": b"wasm" * 1000})[1]
     assert "cannot be read" in refusal([(LAYER_TYPE, good[:-20])], "x.wasm")
