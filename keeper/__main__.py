@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
             case ["engine-hash"]:
                 from keeper.engine import engine_hash, new_engine  # noqa: PLC0415
 
-                print(engine_hash(new_engine(pooled=False)))  # noqa: T201
+                print(engine_hash(new_engine()))  # noqa: T201
                 return 0
             case _ if any(a.partition("=")[0] == "--mod-path" for a in argv):
                 return _standalone(argv)
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
 
 def _pod(argv: list[str]) -> int:
     from keeper import settings  # noqa: PLC0415 -- each way of starting pays only for itself
-    from keeper.engine import engine_hash, new_engine  # noqa: PLC0415
+    from keeper.engine import Host, engine_hash  # noqa: PLC0415
     from keeper.logs import Log  # noqa: PLC0415
     from keeper.zygote import Control, Zygote  # noqa: PLC0415
 
@@ -66,10 +66,10 @@ def _pod(argv: list[str]) -> int:
         )
     except OSError as error:
         raise SettingsError(f"cannot start: {error}") from error
-    engine = new_engine()
+    host = Host()
     zygote = Zygote(
-        engine,
-        engine_hash(engine),
+        host,
+        engine_hash(host.engine),
         Log(),
         Control(
             listener=listener,

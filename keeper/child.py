@@ -19,13 +19,12 @@ from typing import Final, NoReturn
 
 import msgspec
 import uvloop
-import wasmtime
 
 from keeper import artifact, confine, logs, messages
 from keeper.answer import Program
 from keeper.call import Outcome
 from keeper.control import ControlCall, RefusedError, Verify, response
-from keeper.engine import MAX_CONCURRENCY, Function, ModuleError, Sandbox
+from keeper.engine import Function, Host, ModuleError, Sandbox
 from keeper.runner import Runner
 from keeper.scoreboard import Scoreboard
 from keeper.server import MAX_CONNECTIONS, Connection, Service, Serving
@@ -39,7 +38,6 @@ DRAIN_LINGER_S: Final = 1.0
 """How long 421 is answered after the last request, while clients are connected: they may have
 sent one more before they were told."""
 _DRAIN_CHECK_S: Final = 0.02
-_DESCRIPTORS: Final = MAX_CONNECTIONS + 2 * MAX_CONCURRENCY + 64
 
 
 class Inherited(msgspec.Struct, frozen=True):
@@ -51,7 +49,9 @@ class Inherited(msgspec.Struct, frozen=True):
     """Bound to the function's address."""
     channel: socket.socket
     scoreboard: Scoreboard
-    engine: wasmtime.Engine
+    host: Host
+    filter_program: bytes
+    """See `confine.compile_filter`."""
     engine_hash: str
 
 
@@ -266,7 +266,11 @@ class _Child:
         self._plan = plan
         try:
             self._function = Function(
-                inherited.engine, f"/proc/self/fd/{descriptor}", plan.sandbox, plan.variables
+                inherited.host,
+                f"/proc/self/fd/{descriptor}",
+                plan.sandbox,
+                plan.variables,
+                plan.concurrency,
             )
         except ModuleError as error:
             raise RefusedError("bad-artifact", str(error)) from error
@@ -312,8 +316,10 @@ class _Child:
         os.close(null)
         sandbox = self._plan.sandbox
         weaker = confine.confine(
+            self._inherited.filter_program,
             file_bytes=max(sandbox.output_bytes + 1, sandbox.stderr_bytes),
-            descriptors=_DESCRIPTORS,
+            # Four files for each call while it begins.
+            descriptors=MAX_CONNECTIONS + 4 * self._plan.concurrency + 64,
         )
         for sentence in weaker:
             self._log(logs.line(sentence, level="warning", origin=self._plan.origin))

@@ -52,7 +52,7 @@ def compile_file(source: Path, target: Path) -> Report:
     Raises:
         OSError: one of the files cannot be read or written.
     """
-    engine = new_engine(pooled=False)
+    engine = new_engine()
     engine_id = engine_hash(engine)
     wasm = source.read_bytes()
     started = time.monotonic()

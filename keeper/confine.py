@@ -23,7 +23,10 @@ import pyseccomp  # type: ignore[import-untyped] # it has none
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
+_PR_SET_SECCOMP: Final = 22
 _PR_SET_NO_NEW_PRIVS: Final = 38
+_SECCOMP_MODE_FILTER: Final = 2
+_INSTRUCTION_BYTES: Final = 8
 
 _LANDLOCK_CREATE_RULESET: Final = 444
 _LANDLOCK_RESTRICT_SELF: Final = 446
@@ -41,23 +44,21 @@ _ALLOWED: Final = [
     "epoll_ctl", "epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "ppoll", "select",
     "pselect6", "timerfd_create", "timerfd_settime", "listen", "accept", "accept4", "recvfrom",
     "recvmsg", "sendto", "sendmsg", "shutdown", "getsockname", "getpeername", "getsockopt",
-    "setsockopt", "mmap", "munmap", "mprotect", "mremap", "madvise", "brk", "membarrier",
+    "setsockopt", "munmap", "mremap", "madvise", "brk", "membarrier",
     "futex", "set_robust_list", "get_robust_list", "rseq", "set_tid_address", "gettid",
     "getpid", "getppid", "getuid", "geteuid", "getgid", "getegid", "sched_yield",
     "sched_getaffinity", "getcpu", "exit", "exit_group", "restart_syscall", "rt_sigaction",
     "rt_sigprocmask", "rt_sigreturn", "sigaltstack", "clock_gettime", "clock_getres",
     "clock_nanosleep", "nanosleep", "gettimeofday", "time", "getrandom", "getrusage", "uname",
-    "sysinfo", "prlimit64", "getrlimit",
+    "sysinfo", "getrlimit",
 ]  # fmt: skip
 
 
-def filter_of(pid: int) -> pyseccomp.SyscallFilter:
-    """Return the filter for process `pid`, which loads it itself."""
+def compile_filter() -> bytes:
+    """Return the filter of system calls as a BPF program; made once, loaded by each child."""
     rules = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.EPERM))
-    special = {"mmap", "mprotect", "prlimit64"}
     for name in _ALLOWED:
-        if name not in special:
-            rules.add_rule(pyseccomp.ALLOW, name)
+        rules.add_rule(pyseccomp.ALLOW, name)
     # No page becomes executable any more: code is mapped before this.
     not_executable = pyseccomp.Arg(2, pyseccomp.MASKED_EQ, _PROT_EXEC, 0)
     rules.add_rule(pyseccomp.ALLOW, "mmap", not_executable)
@@ -66,15 +67,13 @@ def filter_of(pid: int) -> pyseccomp.SyscallFilter:
     rules.add_rule(pyseccomp.ALLOW, "prlimit64", pyseccomp.Arg(2, pyseccomp.EQ, 0))
     # Threads, but no processes. clone3 hides its flags in memory: with ENOSYS
     # libc falls back to clone.
-    rules.add_rule(
-        pyseccomp.ALLOW,
-        "clone",
-        pyseccomp.Arg(0, pyseccomp.MASKED_EQ, _CLONE_THREAD, _CLONE_THREAD),
-    )
+    thread = pyseccomp.Arg(0, pyseccomp.MASKED_EQ, _CLONE_THREAD, _CLONE_THREAD)
+    rules.add_rule(pyseccomp.ALLOW, "clone", thread)
     rules.add_rule(pyseccomp.ERRNO(errno.ENOSYS), "clone3")
-    # abort() signals its own thread.
-    rules.add_rule(pyseccomp.ALLOW, "tgkill", pyseccomp.Arg(0, pyseccomp.EQ, pid))
-    return rules
+    with os.fdopen(os.memfd_create("filter", os.MFD_CLOEXEC), "w+b") as file:
+        rules.export_bpf(file)
+        file.seek(0)
+        return file.read()
 
 
 def forbid_io_uring() -> None:
@@ -96,10 +95,11 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def confine(*, file_bytes: int, descriptors: int) -> list[str]:
+def confine(program: bytes, *, file_bytes: int, descriptors: int) -> list[str]:
     """Lock this process in: no way back. Call it with one thread running.
 
     Args:
+        program: what `compile_filter` returned.
         file_bytes: largest size of a memory file, the bound of any output.
         descriptors: how many may be open at once.
 
@@ -118,16 +118,27 @@ def confine(*, file_bytes: int, descriptors: int) -> list[str]:
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     if not _close_file_system():
         weaker.append("this kernel has no Landlock: only file permissions protect files")
-    filter_of(os.getpid()).load()
+    _load_filter(program)
     return weaker
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _prctl(option: int, value: int) -> None:
-    if _libc.prctl(option, value, 0, 0, 0) != 0:
+def _prctl(option: int, value: int, address: int = 0) -> None:
+    if _libc.prctl(option, value, ctypes.c_void_p(address), 0, 0) != 0:
         raise OSError(ctypes.get_errno(), f"prctl {option}")
+
+
+class _Program(ctypes.Structure):
+    """`struct sock_fprog` of linux/filter.h."""
+
+    _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
+
+
+def _load_filter(program: bytes) -> None:
+    filter_ = _Program(len(program) // _INSTRUCTION_BYTES, program)
+    _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(filter_))
 
 
 def _close_file_system() -> bool:

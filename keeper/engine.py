@@ -24,9 +24,8 @@ from wasmtime import _bindings
 from keeper import capi
 from keeper.call import Call, Slot
 
-MAX_CONCURRENCY: Final = 1024
-"""Slots of the pool; as many invocations as a spec may allow for one process."""
-MAX_TABLE_ELEMENTS: Final = 1_000_000
+DEFAULT_SLOTS: Final = 16
+"""Size of the zygote's pool: what a function's default concurrency needs."""
 MAX_WASM_STACK: Final = 1 << 20
 EMPTY_MODULE: Final = b"\0asm\1\0\0\0"
 
@@ -44,8 +43,12 @@ class Sandbox(msgspec.Struct, frozen=True):
     stderr_bytes: int = 64 * 1024
 
 
-def new_engine(*, pooled: bool = True) -> wasmtime.Engine:
-    """Return an engine. Pooled or not, it runs the same precompiled modules."""
+def new_engine(*, slots: int = 0) -> wasmtime.Engine:
+    """Return an engine with a pool of `slots` instances, or without a pool.
+
+    Either way it runs the same precompiled modules. Each slot costs two mappings,
+    which every fork copies, so the pool is as small as can be.
+    """
     config = wasmtime.Config()
     config.epoch_interruption = True
     config.parallel_compilation = False
@@ -54,13 +57,13 @@ def new_engine(*, pooled: bool = True) -> wasmtime.Engine:
     # 64-bit memory has no guard pages to lean on.
     config.wasm_threads = False
     config.wasm_memory64 = False
-    if pooled:
+    if slots:
         pool = _bindings.wasmtime_pooling_allocation_config_new()
         for option, value in {
-            "total_core_instances": MAX_CONCURRENCY,
-            "total_memories": MAX_CONCURRENCY,
-            "total_tables": MAX_CONCURRENCY,
-            "total_stacks": MAX_CONCURRENCY,
+            "total_core_instances": slots,
+            "total_memories": slots,
+            "total_tables": slots,
+            "total_stacks": slots,
             "linear_memory_keep_resident": 256 * 1024,
             "table_keep_resident": 64 * 1024,
             "async_stack_keep_resident": 64 * 1024,
@@ -128,6 +131,16 @@ def check_module(module: wasmtime.Module) -> None:
         )
 
 
+class Host:
+    """An engine and what every module is linked with; made before the fork, used after it."""
+
+    def __init__(self, *, slots: int = DEFAULT_SLOTS) -> None:
+        self.slots = slots
+        self.engine = new_engine(slots=slots)
+        self.linker = wasmtime.Linker(self.engine)
+        self.linker.define_wasi()
+
+
 class Function:
     """A module made ready for calls: code mapped, imports resolved, limits fixed.
 
@@ -136,10 +149,11 @@ class Function:
 
     def __init__(
         self,
-        engine: wasmtime.Engine,
+        host: Host,
         path: str,
         sandbox: Sandbox,
         variables: dict[str, str],
+        concurrency: int = DEFAULT_SLOTS,
     ) -> None:
         """Map the precompiled module at `path`, which must not change any more.
 
@@ -148,25 +162,26 @@ class Function:
         """
         self.sandbox = sandbox
         self.variables = {name.encode(): value.encode() for name, value in variables.items()}
+        self._free: list[Slot] = []
+        if concurrency > host.slots:
+            host = Host(slots=concurrency)
         try:
-            self._load(engine, path)
+            self._load(host, path)
         except wasmtime.WasmtimeError:
             # It may only be too large for a slot of the pool.
             try:
-                self._load(new_engine(pooled=False), path)
+                self._load(Host(slots=0), path)
             except wasmtime.WasmtimeError as error:
                 raise ModuleError(f"the module cannot be loaded: {_one_line(error)}") from error
-        self._free: list[Slot] = []
 
-    def _load(self, engine: wasmtime.Engine, path: str) -> None:
-        linker = wasmtime.Linker(engine)
-        linker.define_wasi()
-        module = wasmtime.Module.deserialize_file(engine, path)
-        self.engine = engine
-        # Kept, because the C API sees only their addresses.
-        self._kept = (linker, module, linker.instantiate_pre(module))
-        self.engine_address = capi.address_of(engine)
-        self.instance_pre = capi.address_of(self._kept[2])
+    def _load(self, host: Host, path: str) -> None:
+        module = wasmtime.Module.deserialize_file(host.engine, path)
+        prepared = host.linker.instantiate_pre(module)
+        self.engine = host.engine
+        self.engine_address = capi.address_of(host.engine)
+        self.instance_pre = capi.address_of(prepared)
+        # The C API sees only addresses: keep what they point to.
+        self._kept = (host, module, prepared)
 
     def call(
         self,

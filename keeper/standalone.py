@@ -16,7 +16,7 @@ from keeper import logs
 from keeper.answer import Program
 from keeper.artifact import sealed
 from keeper.children import Child, State
-from keeper.engine import ModuleError, Sandbox, compile_module, engine_hash, new_engine
+from keeper.engine import Host, ModuleError, Sandbox, compile_module, engine_hash, new_engine
 from keeper.zygote import Zygote
 from schemas.settings import SettingsError
 from schemas.specs import MIB, Interface, Limits
@@ -44,9 +44,9 @@ def serve(flags: Standalone, listener: socket.socket) -> int:
         SettingsError: the module cannot be read or cannot run here.
     """
     log = logs.Log()
-    engine = new_engine()
+    host = Host()
     descriptor = _compile(Path(flags.mod_path))
-    zygote = Zygote(engine, engine_hash(engine), log, None, flags.limits.timeout_s)
+    zygote = Zygote(host, engine_hash(host.engine), log, None, flags.limits.timeout_s)
     plan = child_process.Plan(
         origin=logs.Origin(function=Path(flags.mod_path).stem),
         program=Program(
@@ -80,8 +80,8 @@ def serve(flags: Standalone, listener: socket.socket) -> int:
 
     zygote.on_exit = again
     spawn()
-    host, port = listener.getsockname()[:2]
-    zygote.say(f"serving {flags.mod_path} at http://{host}:{port}/")
+    address, port = listener.getsockname()[:2]
+    zygote.say(f"serving {flags.mod_path} at http://{address}:{port}/")
     return 0 if zygote.run() else 1
 
 
@@ -92,7 +92,7 @@ def _compile(path: Path) -> int:
     except OSError as error:
         raise SettingsError(f"cannot read the module {path}: {error}") from error
     try:
-        module = compile_module(new_engine(pooled=False), wasm)
+        module = compile_module(new_engine(), wasm)
     except ModuleError as error:
         raise SettingsError(f"{path}: {error}") from error
     return sealed(bytes(module.serialize()))

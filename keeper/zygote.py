@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 import msgspec
-import wasmtime
 
 from keeper import child as child_process
 from keeper import confine, control, logs, messages
 from keeper.caller import MAX_BODY_BYTES, Caller
 from keeper.children import Child, PendingUnload, State
 from keeper.control import RefusedError, Verify, Window
+from keeper.engine import Host
 from keeper.scoreboard import Scoreboard
 from keeper.watch import Watcher
 from schemas.control import (
@@ -71,14 +71,15 @@ class Zygote:
 
     def __init__(
         self,
-        engine: wasmtime.Engine,
+        host: Host,
         engine_hash: str,
         log: logs.Log,
         control_port: "Control | None",
         drain_s: float,
     ) -> None:
         confine.forbid_io_uring()
-        self._engine = engine
+        self._filter_program = confine.compile_filter()
+        self._host = host
         self._engine_hash = engine_hash
         self._log = log
         self._control = control_port
@@ -157,7 +158,8 @@ class Zygote:
                         listener=listener,
                         channel=theirs,
                         scoreboard=scoreboard,
-                        engine=self._engine,
+                        host=self._host,
+                        filter_program=self._filter_program,
                         engine_hash=self._engine_hash,
                     )
                 )

@@ -53,7 +53,7 @@ class Compiler:
     """Precompiles modules once per session."""
 
     def __init__(self) -> None:
-        self._engine = new_engine(pooled=False)
+        self._engine = new_engine()
         self.engine_hash = engine_hash(self._engine)
         self._done: dict[str, tuple[str, bytes]] = {}
 
@@ -195,8 +195,13 @@ class Keeper:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, pass_fds=[listener.fileno()]
             )
-        status, body = self.http("GET", "/healthz")
-        assert status == 200
+        try:
+            status, body = self.http("GET", "/healthz")
+            assert status == 200
+        except BaseException:
+            self.close()
+            print(self.log_file.read_text())  # noqa: T201 -- why it did not start
+            raise
         self.health = msgspec.json.decode(body)
         self.boot: str = self.health["boot"]
 

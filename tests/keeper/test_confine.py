@@ -79,12 +79,13 @@ HARMLESS: dict[str, Callable[[], object]] = {
 
 def _confined(attempts: Callable[[], dict[str, str]]) -> dict[str, str]:
     """Return what `attempts` returns in a confined fork."""
+    program = confine.compile_filter()
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
             confine.die_with_parent(os.getppid())
-            confine.confine(file_bytes=1 << 20, descriptors=256)
+            confine.confine(program, file_bytes=1 << 20, descriptors=256)
             os.write(writer, json.dumps(attempts()).encode())
         finally:
             os._exit(0)

@@ -10,6 +10,7 @@ from keeper.answer import Invocation
 from keeper.call import Outcome
 from keeper.engine import (
     Function,
+    Host,
     ModuleError,
     Sandbox,
     compile_module,
@@ -44,13 +45,13 @@ class Bench:
 
     def __init__(self, compiler: Any) -> None:
         self._compiler = compiler
-        self._engine = new_engine()
+        self._host = Host()
         self._tickers: dict[int, Ticker] = {}
 
     def prepare(self, source: str, sandbox: Sandbox = SANDBOX, **variables: str) -> Function:
         descriptor = os.memfd_create("test")
         os.write(descriptor, self._compiler(source)[1])
-        function = Function(self._engine, f"/proc/self/fd/{descriptor}", sandbox, variables)
+        function = Function(self._host, f"/proc/self/fd/{descriptor}", sandbox, variables)
         os.close(descriptor)
         return function
 
@@ -70,7 +71,7 @@ def bench(compiler: Any) -> Bench:
 
 
 def test_the_engine_hash_is_the_same_with_and_without_a_pool() -> None:
-    assert engine_hash(new_engine()) == engine_hash(new_engine(pooled=False))
+    assert engine_hash(new_engine(slots=4)) == engine_hash(new_engine())
 
 
 @pytest.mark.parametrize(
@@ -257,7 +258,7 @@ def test_arguments_that_wasi_refuses_are_an_error_and_leak_nothing(bench: Bench)
 )
 def test_a_module_that_cannot_run_here_is_refused_in_words(wasm: bytes, says: str) -> None:
     with pytest.raises(ModuleError) as caught:
-        compile_module(new_engine(pooled=False), bytes(wasm))
+        compile_module(new_engine(), bytes(wasm))
     assert says in str(caught.value)
 
 
@@ -265,7 +266,7 @@ def test_what_is_not_precompiled_for_this_engine_is_refused(tmp_path: Any) -> No
     file = tmp_path / "x"
     file.write_bytes(b"\x7fELF nonsense")
     with pytest.raises(ModuleError):
-        Function(new_engine(), str(file), SANDBOX, {})
+        Function(Host(), str(file), SANDBOX, {})
 
 
 def test_an_idle_ticker_does_not_wake_up(bench: Bench, wait_for: Callable[..., None]) -> None:
