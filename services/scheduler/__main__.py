@@ -1,13 +1,23 @@
 """Run a scheduler: `python -m services.scheduler [SETTINGS.toml]`."""
 
 import asyncio
+import contextlib
+import logging
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
-from services.bus.connection import connect
+import msgspec
+import nats.errors
+
+from schemas.streams import LEASES, Lease
+from services.bus.connection import Bus, connect
+from services.bus.errors import BusError
 from services.bus.events import event_log
+from services.bus.follow import follow
 from services.bus.lease import Reign, lead
+from services.bus.state import Put
 from services.bus.streams import ensure_buckets, ensure_streams
 from services.process import Process, PublicError, serve
 from services.scheduler.artifacts import Artifacts
@@ -15,6 +25,8 @@ from services.scheduler.keepers import read_control_key
 from services.scheduler.leader import Leader
 from services.scheduler.pods.processes import ProcessRuntime, ProcessSettings
 from services.scheduler.settings import SchedulerSettings
+
+log = logging.getLogger(__name__)
 
 
 async def main(process: Process, settings: SchedulerSettings) -> None:
@@ -34,22 +46,57 @@ async def main(process: Process, settings: SchedulerSettings) -> None:
             ip=settings.keeper_ip,
         )
     )
+    holder = f"{socket.gethostname()}/{os.getpid()}"
     async with connect(settings, "scheduler") as bus, event_log(bus) as events:
         process.start(bus.watch(), "the connection to NATS")
-        await ensure_streams(bus.js)
-        await ensure_buckets(bus.js)
+        await _ensure(bus)
+        process.start(_ensure_again(bus), "streams")
+        process.start(_see_leaders(bus, holder, leading.met), "leaders")
         artifacts = Artifacts(bus, Path(settings.cache_dir))
 
         async def govern(reign: Reign) -> None:
             leader = Leader(bus, events, reign, settings, key, runtime, artifacts)
             await leader.govern(leading.met)
 
-        holder = f"{socket.gethostname()}/{os.getpid()}"
         contest = process.start(lead(bus, "scheduler", holder, govern), "leading")
         await process.stopping.wait()
         contest.cancel()
         await asyncio.wait({contest})
     runtime.close()
+
+
+async def _ensure(bus: Bus) -> None:
+    await ensure_streams(bus.js)
+    await ensure_buckets(bus.js)
+
+
+async def _ensure_again(bus: Bus) -> None:
+    """Make the streams anew after a reconnection: the server may have lost its data."""
+    broken = asyncio.Event()
+    with bus.on_break(broken.set):
+        while True:
+            await broken.wait()
+            broken.clear()
+            await bus.wait_connected()
+            try:
+                await _ensure(bus)
+            except (BusError, nats.errors.Error) as error:
+                log.warning("cannot make sure of the streams: %s", error)
+                await asyncio.sleep(1.0)
+                broken.set()
+
+
+async def _see_leaders(bus: Bus, holder: str, ready: Callable[[], None]) -> None:
+    """Call `ready` when another scheduler leads: a standby has nothing more to wait for.
+
+    What counts is a renewal: the lease that is found at first may be that of a dead one.
+    """
+    async for update in follow(bus, LEASES.name):
+        if isinstance(update, Put):
+            with contextlib.suppress(msgspec.DecodeError):
+                lease = msgspec.json.decode(update.entry.payload, type=Lease)
+                if lease.holder and not lease.holder.startswith(f"{holder}/"):
+                    ready()
 
 
 if __name__ == "__main__":

@@ -25,14 +25,14 @@ from services.bus.connection import Bus, settle
 from services.scheduler import scaling
 from services.scheduler.loading import Loaded, Loader, LoadError
 from services.scheduler.record import DeposedError
-from services.scheduler.world import Function, FunctionName, World
+from services.scheduler.world import REPORT_S, Function, FunctionName, World
 
 MAX_WAIT_S: Final = 60.0
 PARALLEL: Final = 256
 """Demands answered at a time; each is one function of one router."""
 _PROBE_S: Final = 0.5
 _AT_MOST_RETRY_S: Final = 0.5
-_MAX_ROUTERS: Final = 1024
+_MAX_ROUTERS: Final = 256
 _AT_ONCE: Final = 16
 """Processes that one demand begins to load at most."""
 
@@ -88,8 +88,13 @@ class Demands:
             if active is None:
                 continue
             function = self._world.function(name)
-            if activity.router in function.reports or len(function.reports) < _MAX_ROUTERS:
-                function.reports[activity.router] = (one.in_flight + one.parked, now)
+            if len(function.reports) >= _MAX_ROUTERS:
+                function.reports = {
+                    router: report
+                    for router, report in function.reports.items()
+                    if now - report[1] < REPORT_S
+                }
+            function.reports[activity.router] = (one.in_flight + one.parked, now)
             load = function.load(now)
             if function.peak is not None:
                 function.peak.see(load, now)

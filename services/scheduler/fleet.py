@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 START_S: Final = 30.0
 """A keeper that is not ready by then is replaced."""
+STOP_S: Final = 35.0
+"""How long a keeper may drain what it still holds; it gives up before by itself."""
 _YOUNG_S: Final = 10.0
 _FIRST_RESTART_S: Final = 0.2
 _LAST_RESTART_S: Final = 60.0
@@ -124,20 +126,20 @@ class Fleet:
             if (wait := self._not_before.get(pool, 0.0) - now) > 0:
                 return wait
             await self._start(pool)
-        starting = any(not keeper.ready for keeper in keepers) or change.start > 0
+        starting = any(keeper.starting for keeper in keepers) or change.start > 0
         lingering = [k for k in keepers if k.ready and k.held == 0]
         if starting:
             return START_S
         return self._settings.linger_s if len(lingering) > 1 or (lingering and dedicated) else None
 
-    async def stop(self, uid: str, reason: str) -> None:
-        """End a keeper. Raises PodError if it may still run."""
+    async def stop(self, uid: str, reason: str, patience_s: float = STOP_S) -> None:
+        """End a keeper, by force after `patience_s`. Raises PodError if it may still run."""
         self._record.check()
         keeper = self._world.keepers.get(uid)
         if keeper is not None:
             keeper.stopping = True
             try:
-                await self._runtime.stop(uid)
+                await self._runtime.stop(uid, patience_s)
             except PodError:
                 keeper.stopping = False
                 raise

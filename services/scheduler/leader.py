@@ -38,7 +38,7 @@ from services.scheduler.judge import judge
 from services.scheduler.keepers import KeeperClient
 from services.scheduler.loading import Loader
 from services.scheduler.pods import PodError, PodRuntime
-from services.scheduler.reconcile import Reconciler
+from services.scheduler.reconcile import POOL, Reconciler
 from services.scheduler.record import Record
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.watching import Watches
@@ -110,21 +110,21 @@ class Leader:
 
         def room(keeper: Keeper) -> None:
             self._loader.room_changed()
-            put("pool", (keeper.namespace, keeper.dedicated))
+            put(POOL, (keeper.namespace, keeper.dedicated))
 
         async def unresponsive(keeper: Keeper, problem: str) -> None:
             try:
-                await self._fleet.stop(keeper.uid, f"it did not answer: {problem}")
+                await self._fleet.stop(keeper.uid, f"it did not answer: {problem}", patience_s=1.0)
             except PodError as error:
                 log.warning("%s", error)
 
         self._loader.on_change = function
-        self._loader.on_want = lambda pool: put("pool", pool)
+        self._loader.on_want = lambda pool: put(POOL, pool)
         self._watches.on_function = function
         self._watches.on_room = room
         self._watches.on_unresponsive = unresponsive
         self._fleet.on_function = function
-        self._fleet.on_pool = lambda pool: put("pool", pool)
+        self._fleet.on_pool = lambda pool: put(POOL, pool)
         self._demands.on_function = function
 
     async def govern(self, ready: Callable[[], None]) -> None:
@@ -270,7 +270,7 @@ class Leader:
 
     def _look_at_everything(self) -> None:
         for namespace in self._warm:
-            self._reconciler.put("pool", (namespace, ""))
+            self._reconciler.put(POOL, (namespace, ""))
         for name in self.world.environments:
             self._look_at(("environment", *name))
         # In the order of publishing, so that of two routes the first has it.
@@ -284,12 +284,11 @@ class Leader:
         for key in self.world.statuses:
             self._look_at(key)
         for namespace in {of for kind, of, _ in self.world.specs if kind == "function"}:
-            self._reconciler.put("pool", (namespace, ""))
+            self._reconciler.put(POOL, (namespace, ""))
 
     def _look_at(self, key: Object) -> None:
         kind, namespace, name = key
-        if kind in ("function", "route", "environment"):
-            self._reconciler.put(kind, (namespace, name))
+        self._reconciler.put(kind, (namespace, name))
 
     async def _surveys(self) -> None:
         while True:

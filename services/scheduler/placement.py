@@ -20,6 +20,8 @@ class Keeper(msgspec.Struct, frozen=True, kw_only=True):
     """The function that it belongs to alone, or an empty string."""
     ready: bool = False
     """It answers, as far as is known."""
+    starting: bool = False
+    """It does not answer yet, and is expected to."""
     engine: str = ""
     capacity: int = 0
     """Processes it can hold; known once it is ready."""
@@ -89,7 +91,7 @@ def change(
     empty = [keeper for keeper in keepers if keeper.ready and keeper.held == 0]
     if not needed:
         return Change(stop=tuple(keeper.uid for keeper in empty))
-    starting = sum(not keeper.ready for keeper in keepers)
+    starting = sum(keeper.starting for keeper in keepers)
     room = sum(max(0, keeper.room) for keeper in keepers)
     if starting == 0 and room < wanted_room:
         return Change(start=1 if len(keepers) < most else 0)

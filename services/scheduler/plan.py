@@ -174,7 +174,7 @@ def plan(view: View) -> tuple[Action, ...]:
 def _gone(view: View) -> Iterator[Action]:
     if view.active is not None:
         yield Deactivate()
-    yield from _end(view, kept=(), reason="the function was deleted")
+    yield from _end(view, kept=set(), reason="the function was deleted")
     if view.status is not None:
         yield ClearStatus()
 
@@ -191,18 +191,17 @@ def _present(view: View) -> Iterator[Action]:
         if target != active:
             yield Activate(target)
         active = target
-    elif target is not None:
+    kept = {one.revision for one in (active, target) if one is not None}
+    yield from _publish(view, kept)
+    if target is not None and target != active:
         loads, ready, phase, message = _introduce(view, target)
         yield from loads
-        yield from _publish(view, target.revision)
         if ready:
             yield Activate(target)
             active = target
-    kept = tuple(one.revision for one in (active, target) if one is not None)
     if active is not None:
-        yield from _publish(view, active.revision)
-        if target is None or target.revision == active.revision:
-            yield from _scale(view, active)
+        kept = {active.revision} if active == target else kept
+        yield from _scale(view, active)
     if progress.request is None:
         yield from _say(view, phase, message, active, progress.field)
     yield from _end(view, kept, "replaced by a newer revision")
@@ -239,7 +238,8 @@ def _progress(view: View) -> _Progress:
             return _Progress("failed", build.error or "the build failed without a reason")
         # A new revision asks again: what was missing may be there by now.
         return _building(view, RequestBuild(wanted.source, retry=True))
-    return _building(view, None if view.build_asked else RequestBuild(wanted.source, retry=False))
+    known = view.build_asked and build is not None
+    return _building(view, None if known else RequestBuild(wanted.source, retry=False))
 
 
 def _building(view: View, request: RequestBuild | None) -> _Progress:
@@ -279,13 +279,13 @@ def _scale(view: View, active: ActiveFunction) -> Iterator[Action]:
         yield AskIdle(view.ask)
 
 
-def _publish(view: View, revision: int) -> Iterator[Action]:
+def _publish(view: View, kept: set[int]) -> Iterator[Action]:
     for one in view.processes:
-        if one.state == "serving" and one.revision == revision and not one.published:
+        if one.state == "serving" and one.revision in kept and not one.published:
             yield Publish(one.instance)
 
 
-def _end(view: View, kept: tuple[int, ...], reason: str) -> Iterator[Action]:
+def _end(view: View, kept: set[int], reason: str) -> Iterator[Action]:
     """End what no revision of `kept` needs, and forget what is lost."""
     for one in view.processes:
         if one.state == "lost":

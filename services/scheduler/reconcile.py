@@ -45,12 +45,15 @@ from services.scheduler.world import FunctionName, Instance, World
 from services.workqueue import WorkQueue
 
 Key = tuple[str, str, str]
-"""`function`, `route`, `environment` or `pool`, with namespace and name."""
+"""A kind of spec with namespace and name, or `POOL` with those of a pool."""
+POOL = ""
+"""No kind of spec, whatever people publish."""
 
 PARALLEL = 32
 LOAD_S = 30.0
 """How long a process that nobody waits for may take to be loaded, a new keeper included."""
 _ROUNDS = 20
+_AT_ONCE = 16
 _BUILDER_S = 2.0
 _DRAIN_GRACE_S = 5.0
 _ASK_AGAIN_S = 1.0
@@ -114,8 +117,10 @@ class Reconciler:
                 await self._route((name[0], name[1]))
             case "environment":
                 await self._environment((name[0], name[1]))
-            case "pool":
+            case "":
                 return await self._fleet.balance((name[0], name[1]))
+            case _:
+                await self._unknown(key)
         return None
 
     # Functions.
@@ -222,7 +227,8 @@ class Reconciler:
             await self._artifacts.prepare(action.function.artifact)
         self._record.check()
         correlation = spec_correlation(("function", *name), observed)
-        for _ in range(action.count):
+        # The rest follows when these are there: each is a fork on some keeper.
+        for _ in range(min(action.count, _AT_ONCE)):
             self._loader.start(
                 action.function, action.reason, within_s=LOAD_S, correlation=correlation
             )
@@ -250,8 +256,8 @@ class Reconciler:
             if before.spec.environment is not None:
                 self.put("environment", (namespace, before.spec.environment))
             if before.spec.isolation == "pod":
-                self.put("pool", name)
-        self.put("pool", (namespace, ""))
+                self.put(POOL, name)
+        self.put(POOL, (namespace, ""))
 
     async def _drain(self, name: FunctionName, instance: str, reason: str) -> None:
         known = self._world.function(name).instances[instance]
@@ -376,6 +382,12 @@ class Reconciler:
         """Look again at routes that had to stand back: what they want may be free now."""
         for refused in self._world.refused_routes:
             self.put("route", refused)
+
+    async def _unknown(self, key: Key) -> None:
+        if key in self._world.specs:
+            await self._judged(key, None)
+        elif key in self._world.statuses:
+            await self._record.clear_status(key, f"the {key[0]} {key[2]} was deleted")
 
     async def _judged(self, key: Key, active: int | None, found: Rejected | None = None) -> None:
         """Say what the verdict about an environment or a route is."""

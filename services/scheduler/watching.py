@@ -19,8 +19,10 @@ from services.scheduler.world import FunctionName, Keeper, Trouble, World
 
 log = logging.getLogger(__name__)
 
-UNRESPONSIVE_S: Final = 15.0
+UNRESPONSIVE_S: Final = 10.0
 _PAUSE_S: Final = 0.2
+_BLINK_S: Final = 1.0
+"""A watch that is back within this was never gone, as far as the fleet is concerned."""
 _YOUNG_S: Final = 5.0
 """A process that ends by itself before this age counts as a failed load."""
 
@@ -73,8 +75,13 @@ class Watches:
                 problem = "it ended the watch stream"
             except (ControlError, UnreachableError) as error:
                 problem = str(error)
+            now = time.monotonic()
+            if keeper.watched:
+                keeper.expected_until = now + _BLINK_S
+            elif now > keeper.expected_until:
+                self.on_room(keeper)  # What it had is not to be counted on any more.
             keeper.watched = False
-            silent_s = time.monotonic() - answered
+            silent_s = now - answered
             log.info("the watch of keeper %s broke: %s", keeper.uid, problem)
             if silent_s > UNRESPONSIVE_S and not keeper.stopping:
                 await self.on_unresponsive(keeper, problem)
@@ -111,6 +118,10 @@ class Watches:
     async def _end_orphan(self, keeper: Keeper, one: InstanceState) -> None:
         """End an instance without an endpoint: the leader that began its load is gone."""
         if keeper.fact is None or one.state == "draining":
+            return
+        if not self._world.specs and not self._world.active:
+            # NATS has lost its data, more likely than that all was deleted unseen.
+            log.warning("the instance %s is of a function that nobody knows", one.instance)
             return
         log.info("ending the instance %s on %s, which nobody knows", one.instance, keeper.uid)
         try:

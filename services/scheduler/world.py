@@ -5,6 +5,7 @@ is written to the bus is written here first, so that a decision never waits for
 its own echo.
 """
 
+import math
 from collections.abc import Iterator
 
 import msgspec
@@ -96,6 +97,8 @@ class Keeper(msgspec.Struct, kw_only=True):
     """What podwatch says of it."""
     watched: bool = False
     """Its watch stream is open and has told everything it holds."""
+    expected_until: float = math.inf
+    """Monotonic: until then it is expected to be watched (again) any moment."""
     stopping: bool = False
     held: dict[str, FunctionName] = {}
     """Instance -> function, of what it holds or is being asked to load."""
@@ -253,6 +256,9 @@ class World:
                     and keeper.fact is not None
                     and keeper.fact.ready
                     and not keeper.stopping
+                ),
+                starting=(
+                    not keeper.watched and now < keeper.expected_until and not keeper.stopping
                 ),
                 engine=keeper.fact.engine if keeper.fact else "",
                 capacity=(

@@ -40,8 +40,10 @@ class PodRuntime(Protocol):
             PodError: it could not be started.
         """
 
-    async def stop(self, uid: str) -> None:
-        """End a pod, in order first. Returns when it has ended; an unknown uid has.
+    async def stop(self, uid: str, patience_s: float) -> None:
+        """End a pod: in order, and by force after `patience_s`.
+
+        Returns when it has ended; an unknown uid has.
 
         Raises:
             PodError: it may still run.

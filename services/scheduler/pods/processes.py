@@ -36,6 +36,7 @@ LISTENER_FD: Final = 3
 
 _HALF_MADE_S: Final = 5.0
 """A directory without `pod.json` that is older than this is left of a crash."""
+_KILL_S: Final = 5.0
 _LIMITS: Final = (
     (resource.RLIMIT_CORE, 0),
     (resource.RLIMIT_NOFILE, 65536),
@@ -56,8 +57,6 @@ class ProcessSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where keepers look for artifacts; shared, since they believe signatures only."""
     capacity: int = 64
     ip: str = "127.0.0.1"
-    stop_s: float = 10.0
-    """How long a keeper may take to end in order."""
     forget_s: float = 60.0
     """How long the directory of an ended keeper stays, so that its log can be read."""
 
@@ -109,19 +108,19 @@ class ProcessRuntime:
             raise PodError(f"a keeper could not be started: {error}") from error
         return _plain(pod)
 
-    async def stop(self, uid: str) -> None:
+    async def stop(self, uid: str, patience_s: float) -> None:
         """End a keeper with SIGTERM, and with SIGKILL when that takes too long."""
         pod, ended = self._pods.get(uid), self._ends.get(uid)
         if pod is None or ended is None:
             return
         _signal(pod, signal.SIGTERM)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._settings.stop_s):
+            async with asyncio.timeout(patience_s):
                 await ended.wait()
                 return
         _kill(pod)
         try:
-            async with asyncio.timeout(self._settings.stop_s):
+            async with asyncio.timeout(_KILL_S):
                 await ended.wait()
         except TimeoutError:
             raise PodError(f"the keeper {pod.name} does not end, not even when killed") from None

@@ -1,0 +1,76 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.scheduler.placement import Keeper, change, choose
+
+NAMESPACE = st.sampled_from(["a", "b"])
+ENGINE = st.sampled_from(["e1", "e2"])
+
+
+@st.composite
+def keepers(draw: st.DrawFn) -> list[Keeper]:
+    return [
+        Keeper(
+            uid=str(number),
+            namespace=draw(NAMESPACE),
+            dedicated=draw(st.sampled_from(["", "f"])),
+            ready=draw(st.booleans()),
+            starting=draw(st.booleans()),
+            engine=draw(ENGINE),
+            capacity=4,
+            held=draw(st.integers(0, 5)),
+            of_function=draw(st.integers(0, 2)),
+            idle_s=draw(st.floats(0, 100)),
+        )
+        for number in range(draw(st.integers(0, 6)))
+    ]
+
+
+@given(keepers(), NAMESPACE, st.sampled_from(["", "f"]), ENGINE, st.frozensets(st.integers(0, 5)))
+def test_a_function_is_placed_only_where_it_may_be_and_where_there_is_room(
+    have: list[Keeper], namespace: str, dedicated: str, engine: str, avoid: frozenset[int]
+) -> None:
+    avoided = {str(number) for number in avoid}
+    fitting = {
+        keeper.uid
+        for keeper in have
+        if keeper.ready
+        and keeper.held < keeper.capacity
+        and (keeper.namespace, keeper.dedicated, keeper.engine) == (namespace, dedicated, engine)
+        and keeper.uid not in avoided
+    }
+    uid = choose(have, namespace, dedicated, engine, avoided)
+    assert (uid in fitting) if fitting else uid is None
+
+
+def keeper(uid: str, held: int = 0, **fields: object) -> Keeper:
+    known = {"namespace": "a", "ready": True, "engine": "e", "capacity": 4, **fields}
+    return Keeper(uid=uid, held=held, **known)  # type: ignore[arg-type]
+
+
+def test_processes_of_one_function_are_spread_before_keepers_are_filled() -> None:
+    assert choose([keeper("1", 1, of_function=1), keeper("2", 3)], "a", "", "e") == "2"
+    assert choose([keeper("1", 3), keeper("2", 1)], "a", "", "e") == "2"
+
+
+@given(keepers(), st.booleans(), st.integers(0, 10), st.integers(1, 6), st.floats(0, 100))
+def test_a_change_of_the_fleet_keeps_the_room_that_is_wanted(
+    have: list[Keeper], needed: bool, wanted: int, most: int, linger: float
+) -> None:
+    decided = change(have, needed=needed, wanted_room=wanted, most=most, linger_s=linger)
+    stopped = [one for one in have if one.uid in decided.stop]
+    assert all(one.ready and one.held == 0 for one in stopped), "what is used is not stopped"
+    left = sum(max(0, one.room) for one in have if one not in stopped)
+    if decided.start:
+        assert needed
+        assert left < wanted
+        assert len(have) < most
+        assert not any(one.starting for one in have), "one want starts one keeper"
+    if needed and stopped:
+        assert left >= wanted
+        assert all(one.idle_s >= linger for one in stopped)
+
+
+def test_a_namespace_that_needs_nothing_keeps_no_empty_keeper() -> None:
+    have = [keeper("1"), keeper("2", 1)]
+    assert change(have, needed=False, wanted_room=0, most=9, linger_s=60).stop == ("1",)

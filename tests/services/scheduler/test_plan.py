@@ -1,0 +1,353 @@
+"""`plan` against a model of the world that carries its actions out."""
+
+from datetime import UTC, datetime
+
+import msgspec
+from hypothesis import event, given
+from hypothesis import strategies as st
+
+from schemas.active import ActiveFunction
+from schemas.builds import Artifact, Build, UploadSource, build_id
+from schemas.specs import FunctionSpec, Module, Scaling
+from schemas.status import Status
+from services.scheduler.judge import Rejected, Resolved, Waiting
+from services.scheduler.plan import (
+    Action,
+    Activate,
+    AskIdle,
+    ClearStatus,
+    Deactivate,
+    Drain,
+    Failure,
+    Forget,
+    Load,
+    Process,
+    Publish,
+    RequestBuild,
+    SetStatus,
+    View,
+    Withdraw,
+    plan,
+)
+from services.scheduler.scaling import Ask, bounds, processes_for
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+SHA = "a" * 64
+ARTIFACT = Artifact(SHA, "engine", 1, SHA, "00")
+SOURCE = UploadSource(SHA, "f.wasm")
+ROUNDS = 40
+
+
+def build(state: str) -> Build:
+    return Build(
+        build_id(SOURCE), SOURCE, state, NOW, file_name="f.wasm",  # type: ignore[arg-type]
+        artifact=ARTIFACT if state == "ready" else None,
+        error="it is no module" if state == "failed" else None,
+    )  # fmt: skip
+
+
+def spec(scaling: Scaling) -> FunctionSpec:
+    return FunctionSpec(module=Module(SHA, "f.wasm"), scaling=scaling)
+
+
+def function(revision: int, scaling: Scaling) -> ActiveFunction:
+    return ActiveFunction(
+        "default", "f", revision, spec(scaling), build_id(SOURCE), ARTIFACT, "f.wasm"
+    )
+
+
+SCALINGS = st.builds(
+    lambda least, more, processes: Scaling(
+        min_instances=least, max_instances=max(1, least + more), processes=processes
+    ),
+    st.integers(0, 3), st.integers(0, 3), st.integers(1, 3),
+)  # fmt: skip
+
+
+BUILD_STATES = st.sampled_from(["queued", "building", "ready", "failed"])
+
+
+@st.composite
+def views(draw: st.DrawFn) -> View:
+    scaling = draw(SCALINGS)
+    observed = draw(st.integers(1, 4))
+    active = draw(st.none() | st.builds(function, st.integers(1, 4), st.just(scaling)))
+    processes = tuple(
+        Process(
+            str(number),
+            draw(st.integers(1, 4)),
+            draw(st.sampled_from(["loading", "serving", "leaving", "lost"])),
+            draw(st.booleans()),
+            "reason",
+        )
+        for number in range(draw(st.integers(0, 6)))
+    )
+    processes = tuple(
+        msgspec.structs.replace(one, published=False) if one.state == "loading" else one
+        for one in processes
+    )
+    serving = [one.instance for one in processes if one.state == "serving"]
+    return View(
+        namespace="default",
+        name="f",
+        observed=observed,
+        wanted=draw(
+            st.none()
+            | st.just(Rejected("no", "$.x"))
+            | st.just(Waiting("waits"))
+            | st.just(Resolved(observed, spec(scaling), SOURCE))
+        ),
+        active=active,
+        build=draw(st.none() | BUILD_STATES.map(build)),
+        build_asked=draw(st.booleans()),
+        engine=draw(st.sampled_from(["", "engine"])),
+        processes=processes,
+        load=draw(st.integers(0, 60)),
+        failure=draw(
+            st.none() | st.builds(Failure, st.integers(1, 4), st.just("it broke"), st.booleans())
+        ),
+        ask=Ask(draw(st.sampled_from(serving)), 1.0, "idle") if serving else None,
+        status=draw(
+            st.none()
+            | st.builds(
+                Status, st.just("function"), st.just("default"), st.just("f"),
+                st.sampled_from(["active", "failed", "rejected"]), st.integers(1, 4), st.none(),
+                st.just("said"), st.just(NOW),
+            )
+        ),
+    )  # fmt: skip
+
+
+class Model:
+    """A world that does what it is told; loads and builds turn out as the test says."""
+
+    def __init__(self, view: View, loads: bool, builds: bool) -> None:
+        self.view = view
+        self.loads = loads
+        self.builds = builds
+        self.made = 100
+
+    def change(self, **fields: object) -> None:
+        self.view = msgspec.structs.replace(self.view, **fields)
+
+    def process(self, instance: str) -> Process:
+        return next(one for one in self.view.processes if one.instance == instance)
+
+    def put(self, changed: Process) -> None:
+        self.change(
+            processes=tuple(
+                changed if one.instance == changed.instance else one for one in self.view.processes
+            )
+        )
+
+    def do(self, action: Action) -> None:  # noqa: C901 - one case for each action
+        match action:
+            case RequestBuild():
+                self.change(build=build("ready" if self.builds else "failed"), build_asked=True)
+            case Load(function=wanted, count=count):
+                assert count > 0
+                new = [
+                    Process(str(self.made + number), wanted.revision, "loading", False)
+                    for number in range(count)
+                ]
+                self.made += count
+                self.change(processes=(*self.view.processes, *new))
+            case Publish(instance):
+                assert self.process(instance).state == "serving"
+                self.put(msgspec.structs.replace(self.process(instance), published=True))
+            case Activate(wanted):
+                before = self.view.active
+                if before is None or before.revision != wanted.revision:
+                    assert any(
+                        one.published and one.state == "serving"
+                        for one in self.view.processes
+                        if one.revision == wanted.revision
+                    ), "a revision is in force only when it serves"
+                self.change(active=wanted)
+            case Deactivate():
+                self.change(active=None)
+            case Withdraw(instance):
+                one = self.process(instance)
+                active = self.view.active
+                if active is not None and self.view.wanted is not None:
+                    assert one.state in ("leaving", "lost") or one.revision != active.revision
+                self.put(msgspec.structs.replace(one, published=False))
+            case Drain(instance):
+                assert not self.process(instance).published, "withdrawn first, then drained"
+                self.put(msgspec.structs.replace(self.process(instance), state="leaving"))
+            case AskIdle(ask):
+                one = self.process(ask.instance)
+                self.put(msgspec.structs.replace(one, state="leaving"))
+                self.change(ask=None)
+            case Forget(instance):
+                assert not self.process(instance).published
+                self.change(
+                    processes=tuple(p for p in self.view.processes if p.instance != instance)
+                )
+            case SetStatus(phase, message, revision, field):
+                self.change(
+                    status=Status(
+                        "function", "default", "f", phase, self.view.observed, revision,
+                        message, NOW, field,
+                    )
+                )  # fmt: skip
+            case ClearStatus():
+                self.change(status=None)
+
+    def settle(self) -> None:
+        """Let what is under way come to its end: loads, builds and drains."""
+        for one in self.view.processes:
+            if one.state == "loading" and self.loads:
+                self.put(msgspec.structs.replace(one, state="serving"))
+            elif one.state == "loading":
+                self.put(msgspec.structs.replace(one, state="lost"))
+                self.change(failure=Failure(one.revision, "it broke", may_retry=False))
+            elif one.state == "leaving" and not one.published:
+                self.put(msgspec.structs.replace(one, state="lost"))
+        if self.view.build is not None and self.view.build.state in ("queued", "building"):
+            self.change(build=build("ready" if self.builds else "failed"))
+        if self.loads and self.view.failure is not None:
+            self.change(failure=msgspec.structs.replace(self.view.failure, may_retry=True))
+            if any(
+                one.revision == self.view.failure.revision and one.state == "serving"
+                for one in self.view.processes
+            ):
+                self.change(failure=None)
+
+    def run(self) -> None:
+        """Plan and do until nothing is left to do and nothing is under way."""
+        for _ in range(ROUNDS):
+            actions = plan(self.view)
+            for action in actions:
+                self.do(action)
+            before = self.view
+            self.settle()
+            if not actions and self.view == before:
+                return
+        raise AssertionError(f"it does not come to rest: {plan(self.view)}\n{self.view}")
+
+
+@given(views(), st.booleans(), st.booleans())
+def test_it_comes_to_rest_with_what_is_wanted_or_with_what_was_good(
+    start: View, loads: bool, builds: bool
+) -> None:
+    model = Model(start, loads, builds)
+    model.run()
+    end = model.view
+    published = {one.revision for one in end.processes if one.published}
+    assert {one.state for one in end.processes} <= {"serving"}, "nothing is left over"
+    assert all(one.published for one in end.processes)
+    if start.wanted is None:
+        assert (end.active, end.status, end.processes) == (None, None, ())
+        return
+    assert end.status is not None
+    assert end.status.observed_revision == end.observed
+    assert end.status.active_revision == (end.active.revision if end.active else None)
+    assert published <= ({end.active.revision} if end.active else set())
+    event(end.status.phase)
+    if isinstance(start.wanted, Resolved):
+        if end.status.phase == "active":
+            assert end.active is not None
+            assert end.active.revision == start.wanted.revision
+        else:
+            assert end.status.phase == "failed"
+            assert end.active == start.active, "the last good one stands"
+            assert not loads or end.build is None or end.build.state == "failed"
+    else:
+        assert end.active == start.active
+    if loads and end.active is not None:
+        scaling = end.active.spec.scaling
+        least, _ = bounds(scaling)
+        assert len(published and end.processes) >= min(least, processes_for(scaling, end.load))
+
+
+@given(views())
+def test_nothing_is_done_twice_for_what_is_under_way(view: View) -> None:
+    model = Model(view, loads=True, builds=True)
+    for action in plan(view):
+        model.do(action)
+    again = plan(model.view)
+    assert not [a for a in again if isinstance(a, (RequestBuild, Drain, Forget, Withdraw))] or (
+        # What the first round brought to light, such as a revision just replaced.
+        model.view.active != view.active or view.processes != model.view.processes
+    )
+    assert not (
+        [a for a in plan(view) if isinstance(a, Load)]
+        and [a for a in again if isinstance(a, Load)]
+        and view.active == model.view.active
+        and view.build == model.view.build
+    )
+
+
+def at_rest(revision: int = 1, count: int = 1, scaling: Scaling | None = None) -> View:
+    scaling = scaling or Scaling()
+    start = View(
+        namespace="default",
+        name="f",
+        observed=revision,
+        wanted=Resolved(revision, spec(scaling), SOURCE),
+        active=function(revision, scaling),
+        build=build("ready"),
+        build_asked=True,
+        processes=tuple(Process(str(n), revision, "serving", True) for n in range(count)),
+    )
+    model = Model(start, loads=True, builds=True)
+    model.run()
+    return model.view
+
+
+def update(view: View, revision: int) -> View:
+    assert isinstance(view.wanted, Resolved)
+    wanted = msgspec.structs.replace(view.wanted, revision=revision)
+    return msgspec.structs.replace(view, observed=revision, wanted=wanted)
+
+
+def test_an_update_loads_publishes_activates_and_only_then_withdraws() -> None:
+    model = Model(update(at_rest(), 2), loads=True, builds=True)
+    done: list[str] = []
+    for _ in range(6):
+        for action in plan(model.view):
+            done.append(type(action).__name__)
+            model.do(action)
+        model.settle()
+    steps = [step for step in done if step != "SetStatus"]
+    assert steps == ["Load", "Publish", "Activate", "Withdraw", "Drain", "Forget"]
+
+
+def test_under_load_a_new_revision_takes_over_with_as_many_processes() -> None:
+    busy = msgspec.structs.replace(update(at_rest(count=3), 2), load=40)
+    loads = [action for action in plan(busy) if isinstance(action, Load)]
+    assert [(load.function.revision, load.count) for load in loads] == [(2, 4), (1, 1)]
+
+
+def test_a_failing_revision_is_left_alone_for_a_while_and_the_old_one_looked_after() -> None:
+    view = update(at_rest(scaling=Scaling(min_instances=1)), 2)
+    failing = msgspec.structs.replace(view, failure=Failure(2, "no secret", False), processes=())
+    actions = plan(failing)
+    assert [a.function.revision for a in actions if isinstance(a, Load)] == [1]
+    assert [a for a in actions if isinstance(a, SetStatus)] == [SetStatus("failed", "no secret", 1)]
+    later = msgspec.structs.replace(failing, failure=Failure(2, "no secret", True))
+    assert 2 in [a.function.revision for a in plan(later) if isinstance(a, Load)]
+
+
+def test_a_build_that_failed_is_asked_for_again_by_a_new_revision_only() -> None:
+    view = msgspec.structs.replace(update(at_rest(), 2), build=build("failed"), build_asked=False)
+    assert RequestBuild(SOURCE, retry=True) in plan(view)
+    asked = msgspec.structs.replace(view, build_asked=True)
+    assert not [a for a in plan(asked) if isinstance(a, RequestBuild)]
+    model = Model(asked, loads=True, builds=False)
+    model.run()
+    new_leader = msgspec.structs.replace(model.view, build_asked=False)
+    assert plan(new_leader) == ()
+
+
+def test_an_artifact_for_another_engine_is_built_again() -> None:
+    view = msgspec.structs.replace(at_rest(), engine="newer", build_asked=False)
+    assert RequestBuild(SOURCE, retry=True) in plan(view)
+
+
+def test_nobody_is_asked_to_go_while_a_router_says_that_it_is_needed() -> None:
+    ask = Ask("0", 1.0, "idle")
+    idle = msgspec.structs.replace(at_rest(), ask=ask)
+    assert plan(idle) == (AskIdle(ask),)
+    assert plan(msgspec.structs.replace(idle, load=1)) == ()
