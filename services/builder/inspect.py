@@ -169,9 +169,7 @@ def _check_exports(module: Module) -> None:
 
 
 def _short(name: str) -> str:
-    """Return `name` fit for a sentence: printable and not long."""
-    text = "".join(c if c.isprintable() else "�" for c in name[:80])
-    return text + "…" if len(name) > 80 else text
+    return f"{name[:80]}…" if len(name) > 80 else name
 
 
 def _mib(size: int) -> str:

@@ -79,6 +79,7 @@ class Command(msgspec.Struct, frozen=True):
 
     entrypoint: list[str] | None = msgspec.field(default=None, name="Entrypoint")
     cmd: list[str] | None = msgspec.field(default=None, name="Cmd")
+    folder: str = msgspec.field(default="/", name="WorkingDir")
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -115,27 +116,31 @@ def choose(index: Manifest) -> Content:
 
 
 def named_file(config: Config) -> str | None:
-    """Return the file that the image's entrypoint, or else its command, runs. None if none."""
+    """Return the path of the file that the image runs, or None if it does not say.
+
+    Of entrypoint and command together it is the first word that ends in `.wasm`,
+    because the program before it may be a runtime, and else the first word.
+    """
     command = config.config
     if command is None:
         return None
-    for words in (command.entrypoint, command.cmd):
-        if words:
-            if words[:2] == ["/bin/sh", "-c"] and len(words) > 2:
-                return _shell_file(words[2])
-            return words[0]
-    return None
-
-
-def _shell_file(text: str) -> str | None:
-    """Return the module that a shell string was meant to run: nothing has a shell here."""
-    if match := _SHELL_EXEC.match(text):
-        return match.group(1)
-    try:
-        words = shlex.split(text)
-    except ValueError:
+    words = [*_words(command.entrypoint), *_words(command.cmd)]
+    if not words:
         return None
-    return next((word for word in words if word.endswith(".wasm")), None)
+    word = next((word for word in words if word.endswith(".wasm")), words[0])
+    return _path(posixpath.join(command.folder, word))
+
+
+def _words(given: list[str] | None) -> list[str]:
+    """Return what an exec form says, and what a shell form means: nothing has a shell here."""
+    if given is None or given[:2] != ["/bin/sh", "-c"] or len(given) < 3:
+        return given or []
+    if match := _SHELL_EXEC.match(given[2]):
+        return [match.group(1)]
+    try:
+        return shlex.split(given[2])
+    except ValueError:
+        return []
 
 
 def find_module(
@@ -143,34 +148,28 @@ def find_module(
 ) -> tuple[str, bytes]:
     """Return file name and bytes of the module in `layers` (media type, content), lowest first.
 
-    `wanted` is the file the image runs, if it says one. `max_bytes` bounds all
-    that is decompressed.
+    `wanted` is what `named_file` returned. `max_bytes` bounds all that is
+    decompressed.
 
     Raises:
         Rejected: no such file, several candidates, or a layer that cannot be read.
     """
-    path = None if wanted is None else _path(wanted)
     files: dict[str, bytes | None] = {}
     left = max_bytes
     for media_type, content in layers:
-        left = _read_layer(media_type, content, path, files, left)
-    if path is not None:
-        if (found := files.get(path)) is not None:
-            return file_name(path), found
-        if path in files:
-            raise Rejected(f"the image's entrypoint `/{path}` is a link or a folder, not a module")
-        there = ", ".join(f"`/{name}`" for name in list(files)[:5])
-        raise Rejected(
-            f"the image runs `{wanted}`, but holds no such file"
-            + (f"; it holds {there}" if there else "")
-        )
-    modules = [(name, data) for name, data in files.items() if data is not None]
-    if len(modules) == 1:
-        return file_name(modules[0][0]), modules[0][1]
-    if not modules:
-        raise Rejected("the image has no entrypoint and holds no .wasm file")
-    listed = ", ".join(f"`/{name}`" for name, _ in modules[:5])
-    raise Rejected(f'the image holds {listed}: name one with ENTRYPOINT ["/x.wasm"]')
+        left = _read_layer(media_type, content, wanted, files, left)
+    there = ", ".join(f"`/{name}`" for name in list(files)[:5]) or "no .wasm file"
+    modules = {name: data for name, data in files.items() if data is not None}
+    if wanted in files:
+        if wanted not in modules:
+            raise Rejected(f"the image runs `/{wanted}`, which is a link or a folder, not a module")
+        return file_name(wanted), modules[wanted]
+    if wanted is not None and (wanted.endswith(".wasm") or len(modules) != 1):
+        raise Rejected(f"the image runs `/{wanted}`, which is not in it; it holds {there}")
+    if len(modules) != 1:
+        raise Rejected(f'the image holds {there}; name one with ENTRYPOINT ["/x.wasm"]')
+    ((name, module),) = modules.items()
+    return file_name(name), module
 
 
 def file_name(path: str) -> str:
@@ -212,7 +211,7 @@ def _apply(
     folder, _, base = path.rpartition("/")
     if base.startswith(".wh."):
         _whiteout(files, folder, base.removeprefix(".wh."))
-    elif path == wanted or (wanted is None and path.endswith(".wasm")):
+    elif path == wanted or path.endswith(".wasm"):
         # A sparse file's holes take no room in the archive, but do in memory.
         if not entry.isreg() or entry.issparse():
             files[path] = None

@@ -55,20 +55,27 @@ def refusal(layers: list[tuple[str, bytes]], wanted: str | None = None, limit: i
     return str(caught.value)
 
 
-def config(entrypoint: list[str] | None = None, cmd: list[str] | None = None) -> Config:
-    return Config(Command(entrypoint, cmd))
+def config(
+    entrypoint: list[str] | None = None, cmd: list[str] | None = None, folder: str = "/"
+) -> Config:
+    return Config(Command(entrypoint, cmd, folder))
 
 
 @pytest.mark.parametrize(
     ("image", "expected"),
     [
-        (config(["/x.wasm"]), "/x.wasm"),
+        (config(["/x.wasm"]), "x.wasm"),
         (config(["x.wasm", "-v"]), "x.wasm"),
-        (config(None, ["/x.wasm"]), "/x.wasm"),
-        (config(["/x.wasm"], ["y"]), "/x.wasm"),
+        (config(None, ["/x.wasm"]), "x.wasm"),
+        (config(["/x.wasm"], ["y.wasm"]), "x.wasm"),
+        (config(["/bin/tool"]), "bin/tool"),
+        (config(["wasmtime", "--dir=."], ["/app/x.wasm"]), "app/x.wasm"),
+        (config(["x.wasm"], folder="/app"), "app/x.wasm"),
+        (config(["/x.wasm"], folder="/app"), "x.wasm"),
+        (config(["../../x.wasm"], folder="app"), "x.wasm"),
         # What `ENTRYPOINT = ["x.wasm"]` of the upstream README becomes.
         (config(["/bin/sh", "-c", '= ["x.wasm"]']), "x.wasm"),
-        (config(None, ["/bin/sh", "-c", "/app/x.wasm --flag"]), "/app/x.wasm"),
+        (config(None, ["/bin/sh", "-c", "/app/x.wasm --flag"]), "app/x.wasm"),
         (config(["/bin/sh", "-c", "'"]), None),
         (config(), None),
         (Config(), None),
@@ -80,7 +87,7 @@ def test_the_file_an_image_runs_is_read_from_every_form_of_entrypoint(image, exp
 
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("spelled", ["app/x.wasm", "./app/x.wasm", "/app/x.wasm"])
-@pytest.mark.parametrize("wanted", ["/app/x.wasm", "app/x.wasm", None])
+@pytest.mark.parametrize("wanted", ["app/x.wasm", "bin/runtime", None])
 def test_the_module_is_found_however_its_path_is_spelled(packed, spelled, wanted):
     layers = [layer({"etc/motd": b"hi", spelled: b"wasm"}, packed=packed)]
     assert find_module(layers, wanted, max_bytes=LIMIT) == ("x.wasm", b"wasm")
@@ -94,16 +101,24 @@ def test_a_later_layer_replaces_and_deletes():
 
 
 def test_no_module_and_several_modules_are_told_apart():
-    assert "holds no .wasm file" in refusal([layer({"a": b""})])
+    assert "the image holds no .wasm file; name one" in refusal([layer({"a": b""})])
     two = [layer({"a.wasm": b"", "b.wasm": b""})]
-    assert "`/a.wasm`, `/b.wasm`: name one" in refusal(two)
-    assert "runs `/c.wasm`, but holds no such file" in refusal(two, "/c.wasm")
+    assert "the image holds `/a.wasm`, `/b.wasm`; name one" in refusal(two)
+    missing = "runs `/c.wasm`, which is not in it; it holds `/a.wasm`, `/b.wasm`"
+    assert missing in refusal(two, "c.wasm")
+    assert "which is not in it; it holds `/a.wasm`" in refusal([layer({"a.wasm": b""})], "c.wasm")
+    assert "runs `/tool`, which is not in it" in refusal(two, "tool")
+
+
+def test_names_out_of_an_image_do_not_reach_a_terminal_as_they_are():
+    said = refusal([layer({"a\x1b[31m\n.wasm": b"", "b.wasm": b""})])
+    assert said.isprintable()
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE])
 def test_a_link_is_never_followed(kind: bytes):
     layers = [layer({"x.wasm": link(kind, "/etc/passwd")})]
-    assert "is a link or a folder" in refusal(layers, "/x.wasm")
+    assert "is a link or a folder" in refusal(layers, "x.wasm")
 
 
 def test_what_a_layer_unpacks_to_is_bounded():
