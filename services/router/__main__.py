@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import resource
 import socket
 from collections.abc import Callable
 from typing import Final
@@ -12,7 +13,8 @@ import uvicorn
 
 from schemas.names import new_instance_id
 from schemas.settings import SettingsError
-from services.bus.connection import connect, settle
+from services.bus.connection import Bus, connect, settle
+from services.bus.errors import BusRefused
 from services.bus.events import event_log
 from services.bus.streams import ensure_streams
 from services.process import Process, PublicError, Server, serve
@@ -34,6 +36,8 @@ log = logging.getLogger(__name__)
 
 _SNAPSHOT_S: Final = 5.0
 _BACKLOG: Final = 2048
+_OTHER_FILES: Final = 64
+"""Descriptors that are no connections of clients or to instances."""
 
 
 async def main(process: Process, settings: RouterSettings) -> None:
@@ -69,7 +73,7 @@ async def main(process: Process, settings: RouterSettings) -> None:
         complete = asyncio.Event()
         sync.start(process, bus, slots, complete.set)
         process.start(report(bus, router, slots), "activity")
-        process.start(bus.watch(), "bus")
+        process.start(_tell_when_gone(bus), "bus")
         await settle(bus.nc)
         app = Invocations(slots, pool, limits, metrics, events.emit, trusted)
         server = data_server(app, settings)
@@ -86,6 +90,30 @@ async def main(process: Process, settings: RouterSettings) -> None:
         await running
         slots.close()
         pool.close()
+
+
+async def _tell_when_gone(bus: Bus) -> None:
+    """Say that the bus is gone for good; what is known is served on (silence deletes nothing)."""
+    try:
+        await bus.watch()
+    except BusRefused as error:
+        log.error(  # noqa: TRY400 - the sentence says it all
+            "%s; what is served stays as it is, but no change is followed: restart with credentials"
+            " that NATS accepts",
+            error,
+        )
+
+
+def _connection_limit(wanted: int) -> int:
+    """Return how many clients there can be: each may need a connection to an instance as well."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        hard = 2 * wanted + _OTHER_FILES
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    possible = max(1, (hard - _OTHER_FILES) // 2)
+    if possible < wanted:
+        log.warning("only %d connections are possible with %d open files", possible, hard)
+    return min(wanted, possible)
 
 
 def listen(address: str) -> socket.socket:
@@ -106,7 +134,7 @@ def data_server(app: Invocations, settings: RouterSettings) -> Server:
         head_s=settings.head_s,
         head_bytes=settings.head_bytes,
         keep_alive_s=settings.keep_alive_s,
-        max_connections=settings.max_connections,
+        max_connections=_connection_limit(settings.max_connections),
     )
     return Server(
         uvicorn.Config(

@@ -4,6 +4,7 @@
 # ruff: noqa: N818 - the names say what happened; a suffix would add nothing
 
 import asyncio
+import contextlib
 
 from services.router.framing import Header
 from services.router.limits import RELAY_BYTES
@@ -30,6 +31,7 @@ class Exchange:
         self.ended = False
         self.silence_s: float | None = None
         """How long the instance may be silent in the middle of its answer."""
+        self._continued = False
         self._head: tuple[int, list[Header]] | None = None
         self._pieces: list[bytes] = []
         self._held = 0
@@ -38,10 +40,15 @@ class Exchange:
         self._changed: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
 
+    def on_continue(self) -> None:
+        self._continued = True
+        _wake(self._writable)
+
     def on_head(self, status: int, headers: list[Header]) -> None:
         self._head = (status, headers)
         self.connection.expect_within(self.silence_s)
         _wake(self._changed)
+        _wake(self._writable)
 
     def on_data(self, data: bytes) -> None:
         self._pieces.append(data)
@@ -113,11 +120,27 @@ class Exchange:
         self._pieces = pieces
         return size
 
+    async def invited(self, within_s: float) -> bool:
+        """Return whether the instance takes the body; it is also taken to if it says nothing."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while not (self._continued or self._head or self._failure):
+                    self._writable = asyncio.get_running_loop().create_future()
+                    await self._writable
+        return self._head is None and self._failure is None
+
     async def drain(self) -> bool:
-        """Return once more of the request may be written; False if it is of no use any more."""
+        """Return once more of the request may be written; False if it is of no use any more.
+
+        An instance that neither reads nor answers fails the call with `timeout`.
+        """
         while not (self.connection.writable or self.ended or self._failure):
+            if self._head is None:
+                self.connection.expect_within(self.silence_s)
             self._writable = asyncio.get_running_loop().create_future()
             await self._writable
+        if self._head is None:
+            self.connection.expect_within(None)
         return not self.ended and self._failure is None
 
     def leave(self) -> None:

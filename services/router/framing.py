@@ -197,9 +197,13 @@ def request_head(
     return b"".join(out)
 
 
-def with_token(head: bytes, token: str) -> bytes:
-    """Return a complete request head for the instance that `token` names."""
-    return b"%b%b: %b\r\n\r\n" % (head, _INSTANCE, token.encode("ascii"))
+def with_token(head: bytes, token: str, *, ask: bool = False) -> bytes:
+    """Return a complete request head for the instance that `token` names.
+
+    With `ask` the instance says whether it takes the request before the body is sent.
+    """
+    expect = b"expect: 100-continue\r\n" if ask else b""
+    return b"%b%b%b: %b\r\n\r\n" % (head, expect, _INSTANCE, token.encode("ascii"))
 
 
 def chunk(data: bytes) -> bytes:

@@ -33,7 +33,7 @@ from services.router.framing import (
     request_head,
     with_token,
 )
-from services.router.limits import HTTP10_BYTES, Limits, answer_deadline_s
+from services.router.limits import HTTP10_BYTES, INVITED_S, Limits, answer_deadline_s
 from services.router.metrics import NOBODY, Metrics
 from services.router.paths import BadPath, decode_path, host_name
 from services.router.problems import Problem, encode
@@ -125,6 +125,10 @@ class _Call(msgspec.Struct, frozen=True):
     buffered: bool
     """The client speaks HTTP/1.0: it must be told the answer's length."""
 
+    def framed(self, piece: bytes) -> bytes:
+        """Return a piece of the body as it is sent."""
+        return chunk(piece) if self.chunked and piece else piece
+
 
 class Invocations:
     """The application on the data port."""
@@ -154,7 +158,8 @@ class Invocations:
         reply = _Reply(send, trace.request_id, self._limits)
         client: ClientConnection = scope["state"]["client"]
         task = asyncio.current_task()
-        client.on_lost = task.cancel if task is not None else None
+        assert task is not None  # noqa: S101 - the server runs each request in a task
+        client.on_lost = task.cancel
         try:
             try:
                 await self._serve(scope, receive, reply, trace, began)
@@ -179,7 +184,9 @@ class Invocations:
             else:
                 await reply.problem(Problem(500, "the router failed; its log says how"))
         finally:
-            client.on_lost = None
+            if client.on_lost == task.cancel:
+                # Else the next request of the connection has begun already.
+                client.on_lost = None
             self._metrics.answered(reply.function, reply.status or 500, self._loop.time() - began)
 
     async def _serve(
@@ -287,7 +294,7 @@ class Invocations:
         sending = self._loop.time()
         exchange = Exchange(connection)
         exchange.silence_s = answer_deadline_s(call.function.timeout_s, self._limits)
-        upload = self._send(call, connection, exchange, with_token(call.head, endpoint.token))
+        upload = self._send(call, connection, exchange, endpoint.token)
         try:
             answer = await self._answer(exchange, call)
             if grant.cold is not None:
@@ -309,28 +316,29 @@ class Invocations:
                     await upload
 
     def _send(
-        self, call: _Call, connection: Connection, exchange: Exchange, head: bytes
+        self, call: _Call, connection: Connection, exchange: Exchange, token: str
     ) -> asyncio.Task[None] | None:
         """Send the request, or begin to; the task does what is left."""
-        body = call.body
-        ahead = chunk(body.ahead) if call.chunked and body.ahead else body.ahead
-        if body.complete:
-            end = chunk(b"") if call.chunked else b""
-            connection.start(exchange, call.method, head + ahead + end)
+        if call.body.complete:
+            whole = call.framed(call.body.ahead) + (chunk(b"") if call.chunked else b"")
+            connection.start(exchange, call.method, with_token(call.head, token) + whole)
             connection.finish()
             connection.expect_within(exchange.silence_s)
             return None
-        connection.start(exchange, call.method, head + ahead)
+        # What is not held cannot be sent twice: nothing of it is read before the
+        # instance has taken the request.
+        connection.start(exchange, call.method, with_token(call.head, token, ask=True))
         return self._loop.create_task(self._upload(call, connection, exchange))
 
     async def _upload(self, call: _Call, connection: Connection, exchange: Exchange) -> None:
         """Send the rest of the body as it comes, as fast as the instance takes it."""
         body = call.body
+        if not await exchange.invited(INVITED_S):
+            return
+        connection.send(call.framed(body.ahead))
         try:
             while not body.complete and await exchange.drain():
-                piece = await body.read_on()
-                if piece:
-                    connection.send(chunk(piece) if call.chunked else piece)
+                connection.send(call.framed(await body.read_on()))
         except BodyRefused:
             exchange.on_failure("closed")
             connection.abandon()

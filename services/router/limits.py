@@ -8,6 +8,8 @@ from typing import Final
 
 import msgspec
 
+INVITED_S: Final = 1.0
+"""How long an instance is waited for to say `100 Continue`. Some servers never do."""
 REPLAY_BYTES: Final = 64 * 1024
 """A body that is read whole within this is kept, so that the call can be made again."""
 RELAY_BYTES: Final = 128 * 1024

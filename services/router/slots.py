@@ -203,6 +203,8 @@ class Slots:
     def changed(self, functions: Iterable[Key]) -> None:
         """Look again at `functions`, which may have gained or lost an endpoint."""
         for function in functions:
+            if function not in self.state.functions:
+                self._metrics.forget(function)
             if self.lot.waiting(function):
                 self.serve(function)
 

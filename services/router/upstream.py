@@ -38,6 +38,9 @@ class ConnectFailed(Exception):
 class Receiver(Protocol):
     """Who gets an answer. After `on_end` or `on_failure` nothing more is called."""
 
+    def on_continue(self) -> None:
+        """The instance will take the body (RFC 9110, section 15.2.1)."""
+
     def on_head(self, status: int, headers: list[Header]) -> None:
         """The final answer's head; names in lower case."""
 
@@ -219,6 +222,8 @@ class Connection(asyncio.Protocol):
             # got its `100 Continue` from us.
             self._interim = True
             self._headers = []
+            if status == 100:
+                receiver.on_continue()
             return
         self._head_done = True
         self._keep_alive = self._parser.should_keep_alive()

@@ -1,6 +1,7 @@
 """One invocation: what the client and the instance see, also when either misbehaves."""
 
 import asyncio
+import contextlib
 import gzip
 
 import pytest
@@ -494,3 +495,71 @@ async def test_content_goes_through_untouched(gate: Gate) -> None:
     response = await gate.request("POST", "/f", body, {"content-encoding": "gzip"})
     assert (response.status, response.body) == (299, body)
     assert response.headers["content-encoding"] == "gzip"
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+async def test_a_body_too_large_to_be_held_is_sent_only_where_it_is_taken(
+    gate: Gate, chunked: bool
+) -> None:
+    async def taking(call: Call) -> None:
+        assert call.header["expect"] == "100-continue"
+        await call.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        await call.answer(b"%d" % len(await call.read_body()))
+
+    async def refusing(call: Call) -> None:
+        await call.misdirected("draining")
+        await call.peer.at_end()
+
+    wrong, right = await gate.instance(refusing), await gate.instance(taking)
+    for _ in range(2):
+        peer = await gate.client()
+        if chunked:
+            await peer.send(POST + b"transfer-encoding: chunked\r\n\r\n")
+            for _ in range(5):
+                await peer.send(b"186a0\r\n" + b"x" * 100_000 + b"\r\n")
+            await peer.send(b"0\r\n\r\n")
+        else:
+            await peer.send(POST + b"content-length: 500000\r\n\r\n" + b"x" * 500_000)
+        response = await peer.response()
+        assert (response.status, response.body) == (200, b"500000")
+        peer.close()
+    assert (len(wrong.calls), len(right.calls)) == (1, 2)
+
+
+async def test_an_instance_that_stops_reading_a_body_is_504(gate: Gate) -> None:
+    gate.function(timeout_s=0.1, body_bytes=100_000_000)
+
+    async def handler(call: Call) -> None:
+        await call.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        call.peer.writer.transport.pause_reading()
+        await asyncio.Event().wait()
+
+    await gate.instance(handler)
+    peer = await gate.client()
+    head = POST + b"content-length: 50000000\r\n\r\n"
+    sending = asyncio.create_task(peer.send(head + b"x" * 50_000_000))
+    assert (await peer.response()).status == 504
+    peer.close()
+    with contextlib.suppress(ConnectionError):
+        await sending
+    await eventually(gate.quiet)
+
+
+async def test_a_client_that_stops_in_the_middle_of_a_long_body_is_408(make_gate: MakeGate) -> None:
+    gate = await make_gate(stall_s=0.2)
+    gate.function()
+    dropped = asyncio.Event()
+
+    async def handler(call: Call) -> None:
+        await call.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        await call.peer.at_end()
+        dropped.set()
+
+    await gate.instance(handler)
+    peer = await gate.client()
+    await peer.send(POST + b"content-length: 500000\r\n\r\n" + b"x" * 200_000)
+    assert (await peer.response()).status == 408
+    async with asyncio.timeout(5):
+        await dropped.wait()
+    peer.close()
+    assert gate.metrics.ejections == {}
