@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Iterator
+from typing import Final
 from urllib.parse import quote, urlsplit
 
 import nats.errors
@@ -12,7 +13,10 @@ from services.bus.errors import BusError, BusRefused, BusUnavailable, Conflict
 from wasmfn.discovery import NoPlatformError, Platform, find_platform
 from wasmfn.errors import ConflictError, RejectedError, UnreachableError
 
-_NO_STREAMS = "there is no platform on this NATS: it lacks our streams; run `wasmfn up` on it"
+_SCHEMES: Final = ("nats", "tls", "ws", "wss")
+_NO_STREAMS: Final = (
+    "there is no platform on this NATS: it lacks our streams; run `wasmfn up` on it"
+)
 
 
 @contextlib.asynccontextmanager
@@ -29,9 +33,11 @@ async def open_bus(platform: Platform | None, wait_s: float) -> AsyncIterator[Bu
             raise UnreachableError(str(error)) from error
     try:
         shown = ",".join(map(without_credentials, platform.nats_url.split(",")))
-        url = _with_token(platform.nats_url, platform.token)
+        url = _servers(platform.nats_url, platform.token)
     except ValueError as error:
-        raise UnreachableError(f"{platform.nats_url!r} is no URL of a NATS server") from error
+        raise UnreachableError(
+            "that is no address of a NATS server; write it as nats://127.0.0.1:4222"
+        ) from error
     async with contextlib.AsyncExitStack() as stack:
         try:
             settings = BusSettings(nats_url=url, nats_wait_s=wait_s)
@@ -83,14 +89,18 @@ def _no_entry(shown: str, reason: str) -> UnreachableError:
     )
 
 
-def _with_token(urls: str, token: str | None) -> str:
-    """Return `urls` with the token in each that brings no credentials of its own."""
-    if token is None:
-        return urls
+def _servers(urls: str, token: str | None) -> str:
+    """Return `urls` in full, with the token in each that brings no credentials of its own.
+
+    Raises:
+        ValueError: one is no URL of a NATS server.
+    """
     servers = []
     for url in urls.split(","):
         parts = urlsplit(url.strip() if "://" in url else f"nats://{url.strip()}")
-        if "@" not in parts.netloc:
+        if parts.scheme not in _SCHEMES or not parts.hostname or parts.port == 0:
+            raise ValueError(url)
+        if token is not None and "@" not in parts.netloc:
             parts = parts._replace(netloc=f"{quote(token, safe='')}@{parts.netloc}")
         servers.append(parts.geturl())
     return ",".join(servers)

@@ -29,12 +29,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.getLogger().addHandler(logging.NullHandler())
     try:
         code = root.main(arguments, prog_name="wasmfn", standalone_mode=False)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # `wasmfn … | head` has read enough: that is no failure. What is left in
-        # the buffer must not be tried again when Python exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except click.ClickException as error:
         error.show()
         return error.exit_code

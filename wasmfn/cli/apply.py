@@ -44,10 +44,10 @@ async def apply(
     diff: bool,
     prune: bool,
 ) -> None:
-    """Make the platform what YAML files say, and wait until it is.
+    """Make the platform what YAML files say.
 
     A file holds any number of documents, in any order. Nothing is changed
-    unless all of them are understood.
+    unless all of them are understood. Waits until all of it is in force.
 
       kind: function
       name: sort

@@ -44,10 +44,11 @@ async def dev(
     watch: bool,
     **flags: Any,
 ) -> None:
-    """Deploy a module again whenever its file changes, and show its log and events.
+    """Deploy a module again whenever its file changes.
 
-    A module that does not build is told, and the last good one goes on
-    answering. Ctrl-C ends the watching; the function stays.
+    Its log and events are shown as they come. A module that does not build is
+    told, and the last good one goes on answering. Ctrl-C ends the watching; the
+    function stays.
 
     Examples:
       wasmfn dev build/sort.wasm

@@ -66,9 +66,9 @@ async def create(
       wasmfn env create --name sort-wasm --image sort.wasm --env MODE=fast
     """
     key = Key("environment", session.namespace, the_name(name, named))
-    settings = changed_variables(None, variables)
+    settings, file = changed_variables(None, variables), file_of(image)
     async with session.connect() as client:
-        module = await upload(client, file_of(image))
+        module = await upload(client, file)
         spec = spec_with(EnvironmentSpec(), settings, module, image)
         await create_object(client, key, spec)
     note(f"created {key}; use it with: wasmfn fn create --name NAME --env {key.name}")
@@ -96,6 +96,7 @@ async def update(
       wasmfn env update sort-wasm --image docker.io/you/sort:2
     """
     key = Key("environment", session.namespace, the_name(name, named))
+    file = file_of(image)
 
     def changed(before: EnvironmentSpec) -> EnvironmentSpec:
         settings = changed_variables(before, variables)
@@ -104,7 +105,7 @@ async def update(
         return spec_with(before, settings, module, image)
 
     async with session.connect() as client:
-        module = await upload(client, file_of(image))
+        module = await upload(client, file)
         await update_object(client, key, EnvironmentSpec, changed)
     note(f"updated {key}")
 

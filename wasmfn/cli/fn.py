@@ -10,7 +10,7 @@ import msgspec
 
 from schemas.specs import FunctionSpec
 from wasmfn.cli.flags import MODULE_FILE, function_options, with_flags
-from wasmfn.cli.output import note, write
+from wasmfn.cli.output import note, write, write_bytes
 from wasmfn.cli.parameters import NAME, SPAN
 from wasmfn.cli.publishing import create_object, update_object, upload
 from wasmfn.cli.reading import (
@@ -208,8 +208,7 @@ def _show(answer: Answer, interface: str, *, raw: bool) -> None:
     if raw or interface != "args":
         if not raw and answer.status >= 400:
             raise RejectedError(problem_of(answer))
-        sys.stdout.buffer.write(answer.body)
-        sys.stdout.buffer.flush()
+        write_bytes(answer.body)
         note(f"HTTP {answer.status} in {took}")
         return
     outcome = outcome_of(answer)

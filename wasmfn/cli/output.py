@@ -47,8 +47,19 @@ def write(*lines: Line | str) -> None:
         return
     text = "".join((line if isinstance(line, str) else plain(line)) + "\n" for line in lines)
     # Names may hold what the locale cannot write; that must not be the end of a listing.
-    sys.stdout.buffer.write(text.encode(sys.stdout.encoding or "utf-8", "backslashreplace"))
-    sys.stdout.buffer.flush()
+    write_bytes(text.encode(sys.stdout.encoding or "utf-8", "backslashreplace"))
+
+
+def write_bytes(data: bytes) -> None:
+    """Write to stdout at once, and end the command in peace if nobody reads any more."""
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        # `wasmfn … | head` has read enough: that is no failure. What is left in
+        # the buffer must not be tried again when Python exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise click.exceptions.Exit(0) from None
 
 
 def note(sentence: str) -> None:

@@ -1,0 +1,30 @@
+"""What a scenario may do to a platform: speak HTTP and NATS, use the CLI, and break things."""
+
+import subprocess
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from wasmfn.client import Client
+
+
+class Platform(Protocol):
+    """A running platform, local or in a cluster."""
+
+    @property
+    def http(self) -> str:
+        """Base URL of the router."""
+
+    def nats(self) -> AbstractAsyncContextManager[Client]:
+        """Connect to its bus."""
+
+    def cli(self, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        """Run `wasmfn` against it, to its end."""
+
+    def keepers(self) -> list[str]:
+        """Return the uids of the keepers that run."""
+
+    def kill(self, uid: str) -> None:
+        """Kill a keeper and all that runs in it, at once and without a word."""
+
+    def restart(self) -> None:
+        """Stop the whole platform in order and start it again on the same data."""

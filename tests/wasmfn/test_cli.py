@@ -1,0 +1,320 @@
+"""The command line against a real platform: each verb as a user types it."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.scenarios.platforms.local import WASMFN, LocalPlatform
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPlatform]:
+    platform = LocalPlatform(tmp_path_factory.mktemp("cli"))
+    platform.start()
+    yield platform
+    platform.close()
+
+
+def example(name: str) -> str:
+    return str(EXAMPLES / name / f"{name}.wasm")
+
+
+def ok(platform: LocalPlatform, *arguments: str, stdin: bytes = b"") -> str:
+    done = platform.cli(*arguments, stdin=stdin)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
+
+
+def refused(platform: LocalPlatform, code: int, *arguments: str) -> str:
+    done = platform.cli(*arguments)
+    said = done.stderr.decode()
+    assert (done.returncode, done.stdout) == (code, b""), said
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    return said
+
+
+def test_deploy_prints_the_url_and_the_milliseconds(platform: LocalPlatform) -> None:
+    said = ok(platform, "deploy", example("sort"), "--name", "first", "--route", "POST:/first")
+    assert re.fullmatch(rf"{platform.http}/first  POST  live in [0-9.]+ m?s\n", said)
+    again = ok(platform, "deploy", example("sort"), "--name", "first")
+    assert "live already, unchanged" in again
+    told = json.loads(ok(platform, "deploy", example("hello"), "--name", "first", "-o", "json"))
+    assert told["function"] == "first"
+    assert told["changed"] is True
+    assert told["routes"] == [
+        {
+            "function": "first",
+            "path": "/first",
+            "methods": ["POST"],
+            "url": f"{platform.http}/first",
+        }
+    ]
+
+
+def test_deploy_keeps_what_it_is_not_told(platform: LocalPlatform) -> None:
+    ok(platform, "deploy", example("env"), "--name", "kept", "--timeout", "5s", "--env", "A=1")
+    ok(platform, "deploy", example("env"), "--name", "kept", "--env", "B=2")
+    (spec,) = yaml.safe_load_all(ok(platform, "fn", "get", "kept", "-o", "yaml"))
+    assert spec["spec"]["limits"] == {"timeout_s": 5.0}
+    assert spec["spec"]["variables"] == {"A": "1", "B": "2"}
+    ok(platform, "fn", "update", "kept", "--unset", "A", "--memory", "64MiB")
+    spec = json.loads(ok(platform, "fn", "get", "kept", "-o", "json"))["spec"]
+    assert spec["variables"] == {"B": "2"}
+    assert spec["limits"] == {"timeout_s": 5.0, "memory_mib": 64}
+
+
+def test_upstreams_commands_work_as_they_are_written(platform: LocalPlatform) -> None:
+    ok(platform, "env", "create", "--name", "up-wasm", "--image", example("sort"))
+    ok(platform, "fn", "create", "--name", "up", "--env", "up-wasm", "--code", example("sort"))
+    ok(platform, "route", "create", "--url", "/up", "--method", "POST", "--function", "up")
+    assert ok(platform, "fn", "test", "up", "3", "1", "2") == "1 2 3\n"
+    assert "up" in ok(platform, "env", "list", "-o", "name")
+    assert "/up" in ok(platform, "route", "list")
+    assert "used by up" in refused(platform, 7, "env", "delete", "up-wasm")
+    for kind, name in (("route", "up"), ("fn", "up"), ("env", "up-wasm")):
+        ok(platform, kind, "delete", "--name", name)
+        assert "there is no" in refused(platform, 4, kind, "get", name)
+
+
+def test_create_refuses_what_is_there_and_update_what_is_not(platform: LocalPlatform) -> None:
+    ok(platform, "fn", "create", "once", "--code", example("hello"))
+    said = refused(platform, 7, "fn", "create", "once", "--code", example("hello"))
+    assert "wasmfn fn update once" in said
+    refused(platform, 4, "fn", "update", "never", "--timeout", "1s")
+    assert "wasmfn route create --url /once" in refused(platform, 4, "fn", "test", "once")
+
+
+def test_two_routes_that_collide_are_refused_by_name(platform: LocalPlatform) -> None:
+    ok(platform, "route", "create", "a", "--url", "/same", "--method", "GET", "--function", "a")
+    said = refused(
+        platform, 5, "route", "create", "b", "--url", "/same", "--method", "GET", "--function", "b"
+    )
+    assert "/same" in said or "route a" in said
+    ok(platform, "route", "delete", "a", "b")
+
+
+def test_every_listing_has_every_form(platform: LocalPlatform) -> None:
+    ok(platform, "deploy", example("hello"), "--name", "listed")
+    for kind in ("fn", "route"):
+        assert "listed" in ok(platform, kind, "list", "-o", "name").splitlines()
+        rows = ok(platform, kind, "list").splitlines()
+        assert rows[0].startswith("NAME")
+        assert any(row.startswith("listed") and "active" in row for row in rows)
+        as_json = json.loads(ok(platform, kind, "list", "-o", "json"))
+        as_yaml = yaml.safe_load(ok(platform, kind, "list", "-o", "yaml"))
+        assert as_json == as_yaml
+        assert {"kind", "name", "phase", "revision", "spec"} <= as_json[0].keys()
+    assert "\x1b" not in ok(platform, "fn", "list")
+    assert json.loads(ok(platform, "fn", "list", "-n", "empty", "-o", "json")) == []
+
+
+def test_a_call_shows_output_and_fails_as_the_function_does(platform: LocalPlatform) -> None:
+    ok(platform, "deploy", example("sort"), "--name", "called")
+    assert ok(platform, "fn", "test", "called", "--", "-3", "7", "-10") == "-10 -3 7\n"
+    failed = platform.cli("fn", "test", "called", "x")
+    assert failed.returncode == 1
+    assert b"stderr: sort: not an integer: x" in failed.stderr
+    raw = json.loads(ok(platform, "fn", "test", "called", "1", "--raw"))
+    assert raw["output"] == ["1"]
+    ok(platform, "deploy", example("echo"), "--name", "echoes", "--interface", "stdin")
+    data = bytes(range(256))
+    assert platform.cli("fn", "test", "echoes", "--stdin", stdin=data).stdout == data
+
+
+def test_a_function_log_shows_what_it_wrote(platform: LocalPlatform) -> None:
+    ok(platform, "deploy", example("stderr"), "--name", "logs")
+    follow = subprocess.Popen(
+        [WASMFN, "fn", "logs", "logs", "-f", "-o", "json"],
+        env=platform.environ,
+        stdout=subprocess.PIPE,
+    )
+    ok(platform, "fn", "test", "logs", "one\x1b[2Jtwo")
+    assert follow.stdout is not None
+    lines = [json.loads(follow.stdout.readline()) for _ in range(2)]
+    follow.send_signal(signal.SIGINT)
+    assert follow.wait(10) == 130
+    follow.stdout.close()
+    assert lines[0]["text"] == "to stderr"
+    shown = ok(platform, "fn", "logs", "logs", "--since", "5m")
+    assert "to stderr" in shown
+    assert "\x1b" not in shown
+    refused(platform, 4, "fn", "logs", "nobody")
+
+
+def test_apply_shows_changes_makes_them_and_prunes(platform: LocalPlatform, tmp_path: Path) -> None:
+    file = tmp_path / "app.yaml"
+    (tmp_path / "m.wasm").write_bytes(Path(example("hello")).read_bytes())
+    text = """
+kind: route
+name: applied
+function: applied
+path: /applied
+---
+kind: function
+name: applied
+module: {file: m.wasm}
+"""
+    file.write_text(text)
+    run = ("apply", "-n", "apps", "-f")
+    dry = ok(platform, *run, str(file), "--dry-run", "--diff")
+    assert "would create" in dry
+    assert "+path: /applied" in dry
+    assert json.loads(ok(platform, "fn", "list", "-n", "apps", "-o", "json")) == []
+    ok(platform, *run, str(file))
+    assert ok(platform, "fn", "test", "applied", "-n", "apps") == "hello, world\n"
+    assert ok(platform, *run, str(file)).split() == [
+        "unchanged", "function", "apps/applied", "unchanged", "route", "apps/applied",
+    ]  # fmt: skip
+    file.write_text(text.replace("path: /applied", "path: /applied\nmethod: [GET]"))
+    said = refused(platform, 5, *run, str(file))
+    assert "app.yaml, document 1: Object contains unknown field `method`" in said
+    file.write_text(text.partition("---")[2])
+    assert "delete" in ok(platform, *run, str(file), "--prune")
+    assert ok(platform, "route", "list", "-n", "apps", "-o", "name") == ""
+
+
+def test_an_export_applies_to_nothing_new_and_carries_its_modules(
+    platform: LocalPlatform, tmp_path: Path
+) -> None:
+    ok(platform, "deploy", example("sort"), "--name", "exported", "-n", "backup")
+    text = ok(platform, "export", "-n", "backup", "--modules", str(tmp_path / "modules"))
+    assert "sha256" not in text
+    (tmp_path / "backup.yaml").write_text(text)
+    applied = ok(platform, "apply", "-f", str(tmp_path / "backup.yaml"))
+    assert {line.split()[0] for line in applied.splitlines()} == {"unchanged"}
+    everything = ok(platform, "export", "-A")
+    again = ok(platform, "apply", "-f", "-", stdin=everything.encode())
+    assert {line.split()[0] for line in again.splitlines()} == {"unchanged"}
+
+
+def test_events_are_lines_and_json_lines(platform: LocalPlatform) -> None:
+    ok(platform, "deploy", example("burn"), "--name", "eventful")
+    text = ok(platform, "events", "--since", "5m", "--function", "eventful")
+    assert "spec-published" in text
+    assert "compile" in text
+    events = [
+        json.loads(line)
+        for line in ok(
+            platform, "events", "--since", "5m", "--function", "eventful", "--json"
+        ).splitlines()
+    ]
+    assert [event["what"] for event in events if event["kind"] == "function"][-1] == "active"
+    correlation = events[0]["correlation"]
+    same = ok(platform, "events", "--since", "5m", "--request", correlation, "--json")
+    assert len(same.splitlines()) == len(events)
+
+
+def test_a_long_listing_into_head_ends_quietly(platform: LocalPlatform) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {WASMFN} events --since 1h | head -n 1"],
+        env=platform.environ,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.count(b"\n") == 1
+
+
+def test_doctor_finds_a_well_platform_well_and_names_what_is_not(platform: LocalPlatform) -> None:
+    said = ok(platform, "doctor")
+    assert all(line.startswith("ok") for line in said.splitlines())
+    for name in ("router", "scheduler", "nats", "streams", "leader", "keepers", "disk", "clock"):
+        assert f"ok    {name} " in said
+    bare = platform.cli("doctor", "--nats", "nats://127.0.0.1:1")
+    assert bare.returncode == 1
+    assert b"BAD   nats" in bare.stdout
+
+
+def test_a_secret_reaches_the_function_and_nothing_else(platform: LocalPlatform) -> None:
+    ok(platform, "secret", "create", "db", "password", stdin=b"hunter2\n")
+    ok(platform, "deploy", example("env"), "--name", "secretive", "--secret", "PW=db/password")
+    assert "PW=hunter2" in ok(platform, "fn", "test", "secretive").splitlines()
+    for arguments in (
+        ("fn", "get", "secretive", "-o", "json"), ("export", "-A"),
+        ("events", "--since", "1h", "--json"), ("secret", "list"),
+    ):  # fmt: skip
+        assert "hunter2" not in ok(platform, *arguments)
+
+
+def test_dev_deploys_again_when_the_file_changes(platform: LocalPlatform, tmp_path: Path) -> None:
+    module = tmp_path / "dev.wasm"
+    module.write_bytes(Path(example("hello")).read_bytes())
+    dev = subprocess.Popen(
+        [sys.executable, "-u", WASMFN, "dev", str(module)],
+        env=platform.environ,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert dev.stdout is not None
+
+    def until(words: str) -> None:
+        for line in dev.stdout or ():
+            if words in line:
+                return
+        raise AssertionError(f"dev ended without saying {words}")
+
+    until("live in")
+    assert ok(platform, "fn", "test", "dev") == "hello, world\n"
+    new = tmp_path / "new"
+    new.write_bytes(Path(example("stderr")).read_bytes())
+    new.replace(module)
+    until("live in")
+    assert ok(platform, "fn", "test", "dev").startswith("to stdout")
+    until("to stderr")
+    module.write_text("no module")
+    until("not a WebAssembly module")
+    dev.send_signal(signal.SIGINT)
+    assert dev.wait(10) == 130
+    dev.stdout.close()
+    assert ok(platform, "fn", "test", "dev").startswith("to stdout")
+
+
+def test_demo_shows_the_answer_and_the_cold_start_and_leaves_nothing(tmp_path: Path) -> None:
+    environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [WASMFN, "demo", "--once"], env=environ, capture_output=True, timeout=90, check=False
+    )
+    said = done.stdout.decode()
+    assert done.returncode == 0, done.stderr.decode()
+    assert '"output":["8 1111 2345"]' in said
+    assert "cold start" in said
+    assert "█" in said
+    assert list(tmp_path.glob("wasmfn-demo-*")) == []
+
+
+def test_demo_lets_play_until_it_is_interrupted(tmp_path: Path) -> None:
+    environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    demo = subprocess.Popen(
+        [WASMFN, "demo", "--http", f"127.0.0.1:{port}"],
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert demo.stdout is not None
+    for line in demo.stdout:
+        if "wasmfn events -f" in line:
+            break
+    called = subprocess.run(
+        [WASMFN, "fn", "test", "sort", "2", "1"], env=environ, capture_output=True, check=True
+    )
+    assert called.stdout == b"1 2\n"
+    demo.send_signal(signal.SIGINT)
+    _, said = demo.communicate(timeout=30)
+    assert (demo.returncode, said) == (0, "")
+    assert list(tmp_path.glob("wasmfn-demo-*")) == []
