@@ -46,7 +46,9 @@ def main(argv: list[str]) -> int:
 
 def _pod(argv: list[str]) -> int:
     from keeper import settings  # noqa: PLC0415 -- each way of starting pays only for itself
+    from keeper.budget import Budget  # noqa: PLC0415
     from keeper.engine import Host, engine_hash  # noqa: PLC0415
+    from keeper.listeners import listen  # noqa: PLC0415
     from keeper.logs import Log  # noqa: PLC0415
     from keeper.zygote import Control, Zygote  # noqa: PLC0415
 
@@ -60,9 +62,7 @@ def _pod(argv: list[str]) -> int:
     try:
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         listener = (
-            socket.socket(fileno=read.control_fd)
-            if read.control_fd >= 0
-            else settings.listen(read.control)
+            socket.socket(fileno=read.control_fd) if read.control_fd >= 0 else listen(read.control)
         )
     except OSError as error:
         raise SettingsError(f"cannot start: {error}") from error
@@ -82,6 +82,7 @@ def _pod(argv: list[str]) -> int:
             verify_artifact=settings.verifier(read.artifact_key),
         ),
         read.drain_s,
+        Budget(read.memory_budget_mib, read.capacity),
     )
     zygote.say(f"keeper {read.keeper_id} is ready for control calls")
     zygote.run()
@@ -89,7 +90,7 @@ def _pod(argv: list[str]) -> int:
 
 
 def _standalone(argv: list[str]) -> int:
-    from keeper.settings import listen  # noqa: PLC0415
+    from keeper.listeners import listen  # noqa: PLC0415
     from keeper.standalone import Standalone, serve  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(prog="python -m keeper")

@@ -15,19 +15,21 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import msgspec
 import uvloop
 
 from keeper import artifact, confine, logs, messages
 from keeper.answer import Program
+from keeper.budget import Budget
 from keeper.call import Outcome
 from keeper.control import ControlCall, RefusedError, Verify, response
 from keeper.engine import Function, Host, ModuleError, Sandbox
 from keeper.runner import Runner
 from keeper.scoreboard import Scoreboard
-from keeper.server import MAX_CONNECTIONS, Connection, Service, Serving
+from keeper.server import Connection
+from keeper.service import MAX_CONNECTIONS, Service, Serving
 from schemas.control import InstanceState, LoadReply, LoadRequest, decode_load
 from schemas.specs import MIB
 
@@ -49,6 +51,8 @@ class Inherited(msgspec.Struct, frozen=True):
     """Bound to the function's address."""
     channel: socket.socket
     scoreboard: Scoreboard
+    budget: Budget
+    budget_index: int
     host: Host
     filter_program: bytes
     """See `confine.compile_filter`."""
@@ -141,7 +145,13 @@ def serve_local(inherited: Inherited, plan: Plan, descriptor: int) -> NoReturn:
 
 
 def last_words(channel: socket.socket, error: BaseException) -> None:
-    """Tell the zygote of a defect: where it happened and what it was, but no values."""
+    """Tell the zygote why the child could not go on."""
+    with contextlib.suppress(OSError):
+        channel.send(messages.encode(messages.Ending(f"failed: {place_of(error)}")))
+
+
+def place_of(error: BaseException) -> str:
+    """Return what went wrong and where, but no values: they may be secret."""
     place = ""
     trace = error.__traceback__
     while trace is not None:
@@ -149,9 +159,7 @@ def last_words(channel: socket.socket, error: BaseException) -> None:
         place = f"{Path(code.co_filename).name}:{trace.tb_lineno} in {code.co_name}"
         trace = trace.tb_next
     errno = f" (errno {error.errno})" if isinstance(error, OSError) else ""
-    with contextlib.suppress(OSError):
-        words = messages.Ending(f"failed: {type(error).__name__}{errno} at {place}")
-        channel.send(messages.encode(words))
+    return f"{type(error).__name__}{errno} at {place}"
 
 
 class _Steps:
@@ -277,11 +285,15 @@ class _Child:
         os.close(descriptor)
         self._loop = uvloop.new_event_loop()
         asyncio.set_event_loop(self._loop)
+        self._loop.set_exception_handler(self._on_defect)
         scoreboard = inherited.scoreboard
+        sandbox_mib = -(-plan.sandbox.memory_bytes // MIB)
+        share = inherited.budget.share(inherited.budget_index, sandbox_mib)
         self._service = Service(
             Serving(plan.program, plan.token, plan.concurrency, plan.body_bytes),
-            Runner(self._function, scoreboard, self._loop),
+            Runner(self._function, scoreboard, share, self._loop),
             scoreboard,
+            share,
             self._loop,
             self._report,
         )
@@ -361,6 +373,11 @@ class _Child:
         if now >= self._drain_until:
             _end(self._inherited, "drained, with requests still in flight at the deadline")
         self._loop.call_later(_DRAIN_CHECK_S, self._check_drained)
+
+    def _on_defect(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        what = place_of(error) if isinstance(error, BaseException) else str(context["message"])
+        self._log(logs.line(f"a defect: {what}", level="error", origin=self._plan.origin))
 
     def _report(self, request_id: str, status: int, outcome: Outcome) -> None:
         origin = self._plan.origin

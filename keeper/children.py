@@ -38,6 +38,7 @@ class Child:
         port: int,
         channel: socket.socket,
         scoreboard: Scoreboard,
+        budget_index: int,
         load_by: float,
     ) -> None:
         self.pid = pid
@@ -45,6 +46,7 @@ class Child:
         self.port = port
         self.channel = channel
         self.scoreboard = scoreboard
+        self.budget_index = budget_index
         self.load_by = load_by
         self.state: State = "loading"
         self.identified: InstanceState | None = None

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 
 from keeper.answer import Invocation
+from keeper.budget import Share
 from keeper.call import Call, Outcome
 from keeper.engine import Function
 from keeper.scoreboard import Scoreboard
@@ -22,10 +23,15 @@ class Runner:
     """The invocations of one function in this process."""
 
     def __init__(
-        self, function: Function, scoreboard: Scoreboard, loop: asyncio.AbstractEventLoop
+        self,
+        function: Function,
+        scoreboard: Scoreboard,
+        budget: Share,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._function = function
         self._scoreboard = scoreboard
+        self._budget = budget
         self._loop = loop
         self._ticker = Ticker(function.engine)
         self._waiting: deque[tuple[Call, Done]] = deque()
@@ -38,14 +44,19 @@ class Runner:
         """
         call = self._function.call(invocation.argv, invocation.stdin, invocation.variables)
         self._scoreboard.began()
+        self._budget.take()
         outcome = self._slice(call)
         if outcome is not None:
-            self._scoreboard.ended()
+            self._ended()
             done(outcome)
             return
         if not self._waiting:
             self._loop.call_soon(self._turn)
         self._waiting.append((call, done))
+
+    def _ended(self) -> None:
+        self._scoreboard.ended()
+        self._budget.give()
 
     def _slice(self, call: Call) -> Outcome | None:
         self._ticker.touch()
@@ -62,5 +73,5 @@ class Runner:
         if self._waiting:
             self._loop.call_soon(self._turn)
         if outcome is not None:
-            self._scoreboard.ended()
+            self._ended()
             done(outcome)

@@ -13,11 +13,9 @@ Standalone there is no token, and 421 would mean nothing to a client: it says
 """
 
 import asyncio
-import hmac
 from collections import deque
-from collections.abc import Callable
 from http import HTTPStatus
-from typing import Final, Literal, cast
+from typing import Final, cast
 
 import httptools
 import msgspec
@@ -26,30 +24,24 @@ from keeper.answer import (
     Answer,
     BadRequestError,
     Headers,
-    Program,
     Request,
     answer_of,
     invocation_of,
     refusal,
 )
 from keeper.call import Outcome
-from keeper.runner import Runner
-from keeper.scoreboard import Scoreboard
+from keeper.service import Reason, Service
 from schemas.control import INSTANCE_HEADER, REASON_HEADER, RUN_MS_HEADER
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_TARGET_BYTES: Final = 16 * 1024
 MAX_HEADERS: Final = 128
-MAX_CONNECTIONS: Final = 4096
-MAX_BUFFERED_BYTES: Final = 512 * 1024 * 1024
-"""Request bodies of all connections together; beyond it new ones are told `busy`."""
 HEAD_TIMEOUT_S: Final = 10.0
 BODY_TIMEOUT_S: Final = 30.0
 """Longest pause within a body, and longest time a client may leave an answer unread."""
 IDLE_TIMEOUT_S: Final = 120.0
 LINGER_S: Final = 1.0
 
-Reason = Literal["wrong-instance", "draining", "busy"]
 _TOKEN_HEADER: Final = INSTANCE_HEADER.encode()
 _REASON_HEADER: Final = REASON_HEADER.encode()
 _RUN_HEADER: Final = RUN_MS_HEADER.encode()
@@ -59,82 +51,6 @@ _MESSAGES: Final[dict[Reason, str]] = {
     "busy": "the instance has as many invocations in flight as it may",
 }
 _STATUS_LINES: Final = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
-
-Failed = Callable[[str, int, Outcome], None]
-"""Told of each outcome that has an error or stderr: request id, HTTP status, outcome."""
-
-
-class Serving(msgspec.Struct, frozen=True):
-    """What the server needs to know of its function."""
-
-    program: Program
-    token: bytes
-    """Empty: standalone, every request is meant for us."""
-    concurrency: int
-    body_bytes: int
-
-
-class Service:
-    """The state that all connections of a child share."""
-
-    def __init__(
-        self,
-        serving: Serving,
-        runner: Runner,
-        scoreboard: Scoreboard,
-        loop: asyncio.AbstractEventLoop,
-        report: Failed,
-    ) -> None:
-        self.serving = serving
-        self.runner = runner
-        self.scoreboard = scoreboard
-        self.loop = loop
-        self.report = report
-        self.draining = False
-        self.buffered = 0
-        self.connections: set[Connection] = set()
-        self._sweeping = False
-
-    def refuses(self, token: bytes) -> Reason | None:
-        """Return why a request with `token` is not executed here, or None."""
-        expected = self.serving.token
-        if expected and not hmac.compare_digest(token, expected):
-            return "wrong-instance"
-        if self.draining:
-            return "draining"
-        if self.full():
-            return "busy"
-        return None
-
-    def full(self) -> bool:
-        """Tell whether there is no room for one more invocation."""
-        return (
-            self.scoreboard.in_flight >= self.serving.concurrency
-            or self.buffered > MAX_BUFFERED_BYTES
-        )
-
-    def quiet(self) -> bool:
-        """Tell whether nothing runs, arrives or waits to be sent."""
-        return not self.scoreboard.in_flight and not any(c.busy for c in self.connections)
-
-    def connected(self, connection: "Connection") -> bool:
-        """Take a new connection, unless there are too many."""
-        if len(self.connections) >= MAX_CONNECTIONS:
-            return False
-        self.connections.add(connection)
-        if not self._sweeping:
-            self._sweeping = True
-            self.loop.call_later(1.0, self._sweep)
-        return True
-
-    def _sweep(self) -> None:
-        now = self.loop.time()
-        for connection in list(self.connections):
-            connection.check(now)
-        # No timer while nobody is connected: an idle child must not wake up.
-        self._sweeping = bool(self.connections)
-        if self._sweeping:
-            self.loop.call_later(1.0, self._sweep)
 
 
 class _Exchange:
@@ -170,6 +86,7 @@ class Connection(asyncio.Protocol):
         self._head_done = True
         self._running = False
         self._writable = True
+        self._unsent = 0
         self._closing = False  # answer what is queued, read no more
         self._lingering = False
         self._held: list[bytes] = []
@@ -189,6 +106,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection; a call that runs ends by itself and is not answered."""
         self._closing = self._lingering = True
+        if not self._writable:
+            self._service.stalled -= 1
         self._service.connections.discard(self)
         for exchange in self._queue:
             self._service.buffered -= exchange.size
@@ -198,11 +117,13 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client does not read: start nothing new for it."""
         self._writable = False
+        self._service.stalled += 1
         self._touched = self._service.loop.time()
 
     def resume_writing(self) -> None:
         """The client reads again."""
         self._writable = True
+        self._service.stalled -= 1
         self._touched = self._service.loop.time()
         self._advance()
 
@@ -230,6 +151,10 @@ class Connection(asyncio.Protocol):
 
     def check(self, now: float) -> None:
         """Close the connection if it has waited too long for its client."""
+        unsent = self._transport.get_write_buffer_size()
+        if unsent < self._unsent:
+            self._touched = now  # it does read, slowly
+        self._unsent = unsent
         idle = now - self._touched
         if not self._writable or self._lingering:
             if idle > BODY_TIMEOUT_S:

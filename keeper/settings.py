@@ -4,7 +4,6 @@
 Only files hold keys, and only public ones.
 """
 
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final
@@ -40,6 +39,9 @@ class KeeperSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Range FIRST-LAST of the function listeners; empty: the system picks."""
     capacity: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 128
     """How many function processes it holds at once."""
+    memory_budget_mib: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """What all sandboxes in flight may take together; 0: no such limit. Set it below the pod's
+    memory limit, less what the processes themselves take."""
     drain_s: Annotated[float, msgspec.Meta(ge=0)] = 30.0
     """How long requests in flight may take after SIGTERM."""
 
@@ -107,25 +109,3 @@ def _public_key(data: bytes) -> Ed25519PublicKey:
     if not isinstance(key, Ed25519PublicKey):
         raise ValueError("it is a key of another kind")  # noqa: TRY004 -- a wrong file, not a wrong type
     return key
-
-
-def listen(address: str) -> socket.socket:
-    """Return a socket that listens at `HOST:PORT`.
-
-    Raises:
-        SettingsError: the address cannot be had, and why.
-    """
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, _port(port)), family=family, backlog=1024)
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"cannot listen at {address}: {error}") from error
-
-
-def _port(text: str) -> int:
-    number = int(text)
-    if not 0 <= number < 65536:
-        raise ValueError("a port is a number from 0 to 65535")
-    return number

@@ -15,6 +15,7 @@ from keeper import child as child_process
 from keeper import logs
 from keeper.answer import Program
 from keeper.artifact import sealed
+from keeper.budget import Budget
 from keeper.children import Child, State
 from keeper.engine import Host, ModuleError, Sandbox, compile_module, engine_hash, new_engine
 from keeper.zygote import Zygote
@@ -46,7 +47,7 @@ def serve(flags: Standalone, listener: socket.socket) -> int:
     log = logs.Log()
     host = Host()
     descriptor = _compile(Path(flags.mod_path))
-    zygote = Zygote(host, engine_hash(host.engine), log, None, flags.limits.timeout_s)
+    zygote = Zygote(host, engine_hash(host.engine), log, None, flags.limits.timeout_s, Budget(0, 1))
     plan = child_process.Plan(
         origin=logs.Origin(function=Path(flags.mod_path).stem),
         program=Program(

@@ -23,10 +23,12 @@ import msgspec
 
 from keeper import child as child_process
 from keeper import confine, control, logs, messages
+from keeper.budget import Budget
 from keeper.caller import MAX_BODY_BYTES, Caller
 from keeper.children import Child, PendingUnload, State
 from keeper.control import RefusedError, Verify, Window
 from keeper.engine import Host
+from keeper.listeners import bind
 from keeper.scoreboard import Scoreboard
 from keeper.watch import Watcher
 from schemas.control import (
@@ -49,6 +51,11 @@ STUCK_GRACE_S: Final = 0.5
 LOAD_TIMEOUT_S: Final = 60.0
 AGREE_TIMEOUT_S: Final = 2.0
 """How long a child may take to answer an unload call: it may be in a host call."""
+
+PACKETS_A_TURN: Final = 64
+"""Of one child, before others are heard."""
+LAST_PACKETS: Final = 10_000
+"""More than a channel holds: the last words come after all log lines."""
 
 Task = Callable[[child_process.Inherited], NoReturn]
 
@@ -76,6 +83,7 @@ class Zygote:
         log: logs.Log,
         control_port: "Control | None",
         drain_s: float,
+        budget: Budget,
     ) -> None:
         confine.forbid_io_uring()
         self._filter_program = confine.compile_filter()
@@ -84,6 +92,7 @@ class Zygote:
         self._log = log
         self._control = control_port
         self._drain_s = drain_s
+        self._budget = budget
         self.boot = secrets.token_hex(8)
         self.children: dict[int, Child] = {}
         self.stopping = False
@@ -145,6 +154,7 @@ class Zygote:
         """Fork a child that runs `task`; the zygote keeps its own copy of `listener`."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         scoreboard = Scoreboard()
+        budget_index = self._budget.reserve()
         zygote = os.getpid()
         pid = os.fork()
         if pid == 0:
@@ -158,6 +168,8 @@ class Zygote:
                         listener=listener,
                         channel=theirs,
                         scoreboard=scoreboard,
+                        budget=self._budget,
+                        budget_index=budget_index,
                         host=self._host,
                         filter_program=self._filter_program,
                         engine_hash=self._engine_hash,
@@ -173,6 +185,7 @@ class Zygote:
             port=listener.getsockname()[1],
             channel=ours,
             scoreboard=scoreboard,
+            budget_index=budget_index,
             load_by=time.monotonic() + LOAD_TIMEOUT_S,
         )
         self.children[pid] = child
@@ -211,8 +224,8 @@ class Zygote:
 
     # Children.
 
-    def _heard(self, child: Child) -> None:
-        for _ in range(64):  # then others get their turn
+    def _heard(self, child: Child, most: int = PACKETS_A_TURN) -> None:
+        for _ in range(most):
             try:
                 packet = child.channel.recv(messages.MAX_PACKET)
             except BlockingIOError:
@@ -262,7 +275,7 @@ class Zygote:
             self._tell_watchers(WatchInstance(seen, reason))
 
     def _bury(self, child: Child) -> None:
-        self._heard(child)  # its last words may still be in the channel
+        self._heard(child, most=LAST_PACKETS)
         _, status = os.waitpid(child.pid, 0)
         reason = child.end_reason(os.waitstatus_to_exitcode(status))
         state = child.state
@@ -274,6 +287,7 @@ class Zygote:
         self._changed(child, "gone", reason)
         self.say(f"{child.name}: {reason}", level="info" if state == "draining" else "warning")
         child.close()
+        self._budget.release(child.budget_index)
         if self.on_exit is not None:
             self.on_exit(child, state)
 
@@ -409,22 +423,3 @@ class Zygote:
         self._watchers.discard(watcher)
         self._off(watcher.connection)
         watcher.connection.close()
-
-
-def bind(host: str, ports: range) -> socket.socket:
-    """Return a socket bound to `host`, on a free one of `ports`, or any if there are none.
-
-    Raises:
-        RefusedError: all of them are taken.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    for port in ports or (0,):
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            listener.bind((host, port))
-        except OSError as error:
-            listener.close()
-            reason = error
-        else:
-            return listener
-    raise RefusedError("full", f"no port is free for a function at {host}: {reason}")

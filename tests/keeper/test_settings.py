@@ -5,7 +5,8 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from keeper.settings import listen, port_range, read, verifier
+from keeper.listeners import listen
+from keeper.settings import port_range, read, verifier
 from schemas.settings import SettingsError
 
 FLAGS = {"keeper_id": "k", "control_key": "c", "artifact_key": "a", "cache_dir": "d"}

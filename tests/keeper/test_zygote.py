@@ -350,13 +350,13 @@ def test_a_head_that_comes_byte_by_byte_costs_no_spinning(start_keeper: Start) -
         assert connection.recv(100).startswith(b"HTTP/1.1 200")
 
 
-def test_a_watcher_that_does_not_read_is_dropped(keeper: Any) -> None:
-    watchers = [keeper.watch() for _ in range(3)]
-    assert {type(w.next()) for w in watchers} == {WatchSnapshot}
-    for watch in watchers:
-        watch.close()
-    loaded = keeper.load("hello")
-    assert loaded.run()["status"] == 0
+def test_watchers_that_leave_make_room_for_others(keeper: Any) -> None:
+    for _ in range(40):
+        keeper.watch().close()
+    with contextlib.ExitStack() as stack:
+        for _ in range(16):
+            stack.callback(keeper.watch().close)
+        assert keeper.signed("GET", "/watch")[0] == 507
 
 
 def test_loads_at_once_are_all_answered(start_keeper: Start) -> None:
