@@ -70,9 +70,10 @@ def run(
     on_ready: Callable[[Platform], None],
     on_note: Callable[[str], None] = lambda note: None,
 ) -> int:
-    """Run the platform in the foreground until SIGINT or SIGTERM; return the exit code.
+    """Run the platform in the foreground until it is told to stop; return the exit code.
 
-    A second signal ends it at once, with 130. To be called in the main thread.
+    SIGINT, SIGTERM and the end of its terminal tell it to. A second signal ends
+    it at once, with 130. To be called in the main thread.
 
     Args:
         options: what to run.
@@ -192,8 +193,10 @@ async def _run(
         (hurry if stop.is_set() else stop).set()
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, told)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # Under nohup a hangup is ignored, and stays so.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, told)
     tree = Tree(place, on_note)
     running = asyncio.create_task(tree.run(stop, on_ready))
     hurried = asyncio.create_task(hurry.wait())

@@ -1,6 +1,7 @@
 """The local platform as a user has it: real programs, started by `wasmfn up`."""
 
 import asyncio
+import contextlib
 import http.client
 import os
 import signal
@@ -11,13 +12,17 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
 import pytest
 
+from schemas.events import LogLine
 from schemas.specs import FunctionSpec, RouteSpec
+from services.pids import is_running
+from services.scheduler.pods.processes import read_pod
 from wasmfn import client
 from wasmfn.client import Key
 from wasmfn.discovery import NoPlatformError, Platform, find_platform, read_platform
@@ -142,6 +147,14 @@ def up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
         os.kill(pid, signal.SIGKILL)
 
 
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """Return a platform that several tests share, because they leave it as it is."""
+    up = Up(tmp_path_factory.mktemp("running") / "data").ready()
+    yield up
+    assert up.end() == (0, "")
+
+
 def test_a_deployed_function_answers_and_comes_back_after_a_restart(up):
     first = up().ready()
     first.deploy("sort")
@@ -158,6 +171,7 @@ def test_a_deployed_function_answers_and_comes_back_after_a_restart(up):
 
 def test_what_dies_is_started_again_and_functions_go_on_answering(up):
     platform = up().ready()
+    began = datetime.now(UTC)
     platform.deploy("sort")
     for service in ("podwatch", "builder", "scheduler", "nats", "router"):
         pid = platform.pid(service)
@@ -176,10 +190,79 @@ def test_what_dies_is_started_again_and_functions_go_on_answering(up):
         platform.sorts()
     platform.deploy("hello")
     assert "hello, world" in platform.ask("/hello")[1]
+    assert asyncio.run(restarts(platform, began)) == {*SERVICES, "nats"}
     code, said = platform.end()
     assert code == 0
     for service in ("podwatch", "builder", "scheduler", "nats", "router"):
         assert f"the {service} was ended by SIGKILL and is started again" in said
+    assert platform.pids() == []
+
+
+async def restarts(platform: Up, since: datetime) -> set[str]:
+    """Return which parts the event log says were restarted, once it says so of all."""
+    names: set[str] = set()
+    async with (
+        asyncio.timeout(10),
+        client.connect(platform.platform) as connected,
+        contextlib.aclosing(connected.events(since, follow=True)) as events,
+    ):
+        async for event in events:
+            if (event.service, event.what) == ("up", "restarted"):
+                names.add(event.name)
+            if len(names) > len(SERVICES):
+                break
+    return names
+
+
+def test_a_keeper_killed_with_9_is_replaced_even_while_nobody_watched(up):
+    platform = up().ready()
+    platform.deploy("sort")
+    platform.sorts()
+    (keeper,) = keepers(platform)
+    os.kill(platform.pid("podwatch"), signal.SIGKILL)
+    os.kill(keeper, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while keepers(platform) <= {keeper}:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    platform.sorts()
+    assert platform.end()[0] == 0
+
+
+def keepers(up: Up) -> set[int]:
+    """Return the keepers that run: their zygotes, without the functions' processes."""
+    pods = [read_pod(directory) for directory in (up.data / "pods").iterdir()]
+    return {pod.pid for pod in pods if pod and is_running(pod.pid, pod.start_ticks)}
+
+
+def test_what_a_function_says_is_in_its_log_once(running):
+    began = datetime.now(UTC)
+    running.deploy("stderr")
+    assert running.ask("/stderr")[0] == 200
+    assert running.ask("/stderr")[0] == 200
+    lines = asyncio.run(log_lines(running, "stderr", began, 2))
+    assert [line.text for line in lines if line.stream == "stderr"] == ["to stderr"] * 2
+    assert len({line.request_id for line in lines}) == 2
+
+
+async def log_lines(platform: Up, function: str, since: datetime, count: int) -> list[LogLine]:
+    lines = []
+    async with (
+        asyncio.timeout(10),
+        client.connect(platform.platform) as connected,
+        contextlib.aclosing(connected.logs("default", function, since, follow=True)) as log,
+    ):
+        async for line in log:
+            lines.append(line)
+            if len(lines) == count:
+                break
+    return lines
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_the_end_of_its_terminal_is_an_order_to_stop_too(up, number):
+    platform = up().ready()
+    assert platform.end(number) == (0, "")
     assert platform.pids() == []
 
 
@@ -198,13 +281,13 @@ def test_an_up_that_was_killed_is_cleaned_up_by_the_next_one(up):
     assert "had left running: nats, router, builder, scheduler, podwatch, 1 keepers" in said
 
 
-def test_a_second_up_on_the_same_data_is_refused_and_harms_nothing(up):
-    first = up().ready()
-    code, said = up().ended()
+def test_a_second_up_on_the_same_data_is_refused_and_harms_nothing(running, up):
+    before = running.pids()
+    code, said = up(data=running.data).ended()
     assert code == 3
-    assert f"already (pid {first.process.pid})" in said
-    assert first.platform.http_url in first.line
-    assert first.end() == (0, "")
+    assert f"already (pid {running.process.pid})" in said
+    assert running.platform.http_url in running.line
+    assert running.pids() == before
 
 
 def test_a_port_in_use_is_refused_before_anything_starts(up, tmp_path):
@@ -345,21 +428,20 @@ def fetch(url: str) -> str:
         return answer.read().decode()
 
 
-def test_the_token_is_in_no_command_line_log_or_file_that_others_can_read(up):
-    platform = up().ready()
-    token = platform.platform.token
+def test_the_token_is_in_no_command_line_log_or_file_that_others_can_read(running):
+    token = running.platform.token
     assert token
-    for pid in platform.pids():
+    for pid in running.pids():
         assert token not in told(pid)
     holders = [
         path
-        for path in platform.data.rglob("*")
+        for path in running.data.rglob("*")
         if path.is_file() and token.encode() in path.read_bytes()
     ]
     assert {path.name for path in holders} == {"nats.token", "nats.conf"}
-    for path in [*holders, *(platform.data / "keys").glob("*.key"), platform.data / "run"]:
+    for path in [*holders, *(running.data / "keys").glob("*.key"), running.data / "run"]:
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
-    assert stat.S_IMODE((platform.data / "run" / "platform.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE((running.data / "run" / "platform.json").stat().st_mode) == 0o600
 
 
 def test_the_commands_find_what_runs_and_say_when_nothing_does(up, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from schemas.pods import LABEL_NAMESPACE, LABEL_ROLE, LocalPod
 from services.pids import start_ticks
@@ -27,11 +28,24 @@ class Pods:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, uid: str, delay_s: float = 0.0, port: int = 0) -> LocalPod:
-        """Start a keeper that answers after `delay_s`, and write its `pod.json`."""
+        """Start a stub that answers after `delay_s`, and write its `pod.json`."""
+        return self._start(uid, port, lambda fd: [str(STUB_KEEPER), uid, str(fd), str(delay_s)])
+
+    def start_keeper(self, uid: str) -> LocalPod:
+        """Start a real keeper, and write its `pod.json`."""
+        key = self.directory.parent / "key"
+        key.write_text(Ed25519PrivateKey.generate().public_key().public_bytes_raw().hex())
+        flags = ["--keeper-id", uid, "--control-key", str(key), "--artifact-key", str(key)]
+        flags += ["--cache-dir", str(self.directory.parent / "cache"), "--capacity", "7"]
+        return self._start(
+            uid, 0, lambda fd: ["-P", "-m", "keeper", "--control-fd", str(fd), *flags]
+        )
+
+    def _start(self, uid: str, port: int, command: Callable[[int], list[str]]) -> LocalPod:
         (self.directory / uid).mkdir()
         with socket.create_server(("127.0.0.1", port)) as listener, self.log(uid).open("ab") as log:
             self.processes[uid] = subprocess.Popen(
-                [sys.executable, str(STUB_KEEPER), uid, str(listener.fileno()), str(delay_s)],
+                [sys.executable, *command(listener.fileno())],
                 pass_fds=[listener.fileno()],
                 stdout=log,
                 stderr=log,

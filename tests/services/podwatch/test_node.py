@@ -88,6 +88,16 @@ async def test_a_keeper_is_told_ready_with_what_its_probe_said(bus, pods, tmp_pa
     assert (fact.labels, fact.started_at) == (pod.labels, pod.created_at)
 
 
+async def test_a_real_keeper_is_told_ready_and_dead_at_once(bus, pods, tmp_path):
+    async with podwatch(bus, pods, tmp_path):
+        pods.start_keeper("u1")
+        facts = Facts(bus)
+        fact = await facts.until(is_ready("u1"))
+        assert (fact.capacity, bool(fact.boot), bool(fact.engine)) == (7, True, True)
+        pods.kill("u1")
+        await facts.until(is_dead("u1"), within_s=2)
+
+
 async def test_a_keeper_is_not_told_ready_before_it_answers(bus, pods, tmp_path):
     async with podwatch(bus, pods, tmp_path):
         pods.start("u1", delay_s=0.3)
