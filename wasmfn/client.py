@@ -22,7 +22,7 @@ from typing import Final
 import msgspec
 
 from schemas import subjects
-from schemas.builds import UPLOADS_BUCKET
+from schemas.builds import MODULES_BUCKET, UPLOADS_BUCKET
 from schemas.events import Event, LogLine
 from schemas.names import sha256_hex
 from schemas.specs import KINDS, AnySpec, Module, decode_spec
@@ -48,6 +48,8 @@ __all__ = ["Client", "Key", "Object", "connect"]
 
 CONNECT_S: Final = 3.0
 _FINAL: Final = ("active", "rejected", "failed")
+_BUCKETS: Final = (UPLOADS_BUCKET, MODULES_BUCKET)
+"""Where a module's bytes may be: the builder keeps those that it built."""
 _MAX_MODULE_BYTES: Final = 512 * MIB
 
 
@@ -86,25 +88,28 @@ class Client:
         """
         digest = sha256_hex(data)
         with access.translated():
-            stored = await objects.find(self.bus, UPLOADS_BUCKET, digest)
-            if stored is None or stored.size != len(data):
+            for bucket in _BUCKETS:
+                stored = await objects.find(self.bus, bucket, digest)
+                if stored is not None and stored.size == len(data):
+                    break
+            else:
                 await objects.write(self.bus, UPLOADS_BUCKET, digest, data)
         return Module(sha256=digest, file_name=file_name)
 
     async def get_module(self, sha256: str) -> bytes:
-        """Return the bytes of an uploaded module.
+        """Return the bytes of a module that was uploaded or built.
 
         Raises:
-            MissingError: it is not stored, or not any more: uploads are kept for a day.
+            MissingError: it is not stored: an upload that was never built is kept for a day.
         """
         with access.translated():
-            data = await objects.read(self.bus, UPLOADS_BUCKET, sha256, _MAX_MODULE_BYTES)
-        if data is None:
-            raise MissingError(
-                f"the module {sha256[:12]} is not in the store any more: uploads are kept for"
-                " a day; take it from where it was built"
-            )
-        return data
+            for bucket in _BUCKETS:
+                data = await objects.read(self.bus, bucket, sha256, _MAX_MODULE_BYTES)
+                if data is not None:
+                    return data
+        raise MissingError(
+            f"the module {sha256[:12]} is not in the store; take it from where it was made"
+        )
 
     async def publish(self, key: Key, spec: AnySpec, *, expected: int | None = None) -> int:
         """Publish a spec and return its revision, once it is stored.

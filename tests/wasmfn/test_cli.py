@@ -1,7 +1,9 @@
 """The command line against a real platform: each verb as a user types it."""
 
+import contextlib
 import json
 import os
+import pty
 import re
 import signal
 import socket
@@ -197,6 +199,36 @@ def test_an_export_applies_to_nothing_new_and_carries_its_modules(
     everything = ok(platform, "export", "-A")
     again = ok(platform, "apply", "-f", "-", stdin=everything.encode())
     assert {line.split()[0] for line in again.splitlines()} == {"unchanged"}
+
+
+def on_a_terminal(platform: LocalPlatform, *arguments: str, **environ: str) -> str:
+    """Return what a command writes to a terminal."""
+    ours, theirs = pty.openpty()
+    done = subprocess.run(
+        [WASMFN, *arguments],
+        env={**platform.environ, "TERM": "xterm-256color", **environ},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        timeout=60,
+        check=False,
+    )
+    os.close(theirs)
+    said = b""
+    with contextlib.suppress(OSError):
+        while chunk := os.read(ours, 65536):
+            said += chunk
+    os.close(ours)
+    assert done.returncode == 0, said
+    return said.decode()
+
+
+def test_a_terminal_gets_colour_unless_it_does_not_want_it(platform: LocalPlatform) -> None:
+    ok(platform, "deploy", example("hello"), "--name", "coloured")
+    assert "\x1b[32mactive" in on_a_terminal(platform, "fn", "list")
+    for environ in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
+        assert "\x1b[3" not in on_a_terminal(platform, "fn", "list", **environ)
+    assert "live in" in on_a_terminal(platform, "deploy", example("sort"), "--name", "coloured")
 
 
 def test_events_are_lines_and_json_lines(platform: LocalPlatform) -> None:
