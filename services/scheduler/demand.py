@@ -63,7 +63,7 @@ class Demands:
         running = len(serving) + len(function.loading)
         if running >= most and not function.loading:
             return DemandRefused(_at_most(active), _AT_MOST_RETRY_S)
-        trouble = function.trouble
+        trouble = function.troubles.get(active.revision)
         if trouble is not None and trouble.until > begun and not function.loading:
             return DemandRefused(trouble.message, math.ceil(trouble.until - begun))
         within_s = max(0.0, min(request.deadline_s, MAX_WAIT_S))
@@ -121,7 +121,7 @@ class Demands:
                     problem = str(error)
             if met:
                 return DemandMet([one.instance.endpoint for one in met], met[0].steps_ms)
-        trouble = self._world.function(name).trouble
+        trouble = self._world.function(name).troubles.get(active.revision)
         wait_s = 1.0 if trouble is None else max(1.0, trouble.until - time.monotonic())
         return DemandRefused(f"{active.name} cannot be started: {problem}", math.ceil(wait_s))
 

@@ -241,5 +241,5 @@ class Fleet:
         times = self._failures[pool]
         self._failures[pool] += 1
         # The first one may be an accident.
-        delay_s = min(_FIRST_RESTART_S * (2.0**times - 1), _LAST_RESTART_S)
+        delay_s = min(_FIRST_RESTART_S * (2.0 ** min(times, 16) - 1), _LAST_RESTART_S)
         self._not_before[pool] = time.monotonic() + delay_s

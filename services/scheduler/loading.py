@@ -26,14 +26,12 @@ from services.scheduler.artifacts import ArtifactError, Artifacts
 from services.scheduler.keepers import ControlError, KeeperClient, UnreachableError
 from services.scheduler.record import DeposedError, Record
 from services.scheduler.secret_files import SecretError, read_secrets
-from services.scheduler.world import Function, FunctionName, Instance, Keeper, Trouble, World
+from services.scheduler.world import Function, FunctionName, Instance, Keeper, World
 
 log = logging.getLogger(__name__)
 
 FULL_S: Final = 5.0
 """For how long a keeper that refused for want of room is taken for full."""
-FIRST_RETRY_S: Final = 0.5
-LAST_RETRY_S: Final = 60.0
 
 Pool = tuple[str, str]
 """Namespace, and the function that the keepers are dedicated to, or an empty string."""
@@ -132,8 +130,7 @@ class Loader:
             state.loading.pop(instance, None)
             self.on_change(name)
         state.instances[instance] = loaded.instance
-        if state.trouble is not None and state.trouble.revision == function.revision:
-            state.trouble = None
+        state.troubles.pop(function.revision, None)
         endpoint = loaded.instance.endpoint
         total_ms = loaded.steps_ms["total"]
         self._record.event(
@@ -150,12 +147,7 @@ class Loader:
         return loaded
 
     def _failed(self, name: FunctionName, state: Function, revision: int, message: str) -> None:
-        """Have the revision left alone for a while that doubles."""
-        times = 1
-        if state.trouble is not None and state.trouble.revision == revision:
-            times = state.trouble.times + 1
-        delay_s = min(FIRST_RETRY_S * 2.0 ** (times - 1), LAST_RETRY_S)
-        state.trouble = Trouble(revision, message, time.monotonic() + delay_s, times)
+        delay_s = state.fail(revision, message, time.monotonic())
         self._record.event(
             ("function", *name),
             "load-failed",

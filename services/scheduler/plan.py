@@ -65,7 +65,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     processes: tuple[Process, ...] = ()
     load: int = 0
     """Invocations in flight and parked."""
-    failure: Failure | None = None
+    failures: tuple[Failure, ...] = ()
+    """At most one for each revision."""
     ask: scaling.Ask | None = None
     status: Status | None = None
 
@@ -200,10 +201,10 @@ def _present(view: View) -> Iterator[Action]:
             yield Activate(target)
             active = target
     if active is not None:
-        kept = {active.revision} if active == target else kept
         yield from _scale(view, active)
     if progress.request is None:
         yield from _say(view, phase, message, active, progress.field)
+    # What was replaced just now ends in the next round, when this one is done.
     yield from _end(view, kept, "replaced by a newer revision")
 
 
@@ -255,7 +256,7 @@ def _introduce(view: View, target: ActiveFunction) -> tuple[tuple[Action, ...], 
     # Under load it takes over with as many processes as the load needs.
     needed = max(1, scaling.processes_for(target.spec.scaling, view.load))
     serving, coming = _count(view, target.revision)
-    failure = view.failure if view.failure and view.failure.revision == target.revision else None
+    failure = _failure(view, target.revision)
     loads: tuple[Action, ...] = ()
     if serving + coming < needed and (failure is None or failure.may_retry):
         loads = (Load(target, needed - serving - coming, "a new revision"),)
@@ -269,7 +270,7 @@ def _introduce(view: View, target: ActiveFunction) -> tuple[tuple[Action, ...], 
 def _scale(view: View, active: ActiveFunction) -> Iterator[Action]:
     needed = scaling.processes_for(active.spec.scaling, view.load)
     serving, coming = _count(view, active.revision)
-    failure = view.failure if view.failure and view.failure.revision == active.revision else None
+    failure = _failure(view, active.revision)
     if serving + coming < needed:
         if failure is None or failure.may_retry:
             least, _ = scaling.bounds(active.spec.scaling)
@@ -314,6 +315,10 @@ def _say(
         said.observed_revision,
     ) != (phase, message, revision, field, view.observed):
         yield SetStatus(phase, message, revision, field)
+
+
+def _failure(view: View, revision: int) -> Failure | None:
+    return next((one for one in view.failures if one.revision == revision), None)
 
 
 def _count(view: View, revision: int) -> tuple[int, int]:

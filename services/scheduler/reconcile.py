@@ -246,6 +246,11 @@ class Reconciler:
         await self._record.activate(active)
         before = self._world.active.get(name)
         self._world.active[name] = active
+        self._world.function(name).troubles = {
+            revision: trouble
+            for revision, trouble in self._world.function(name).troubles.items()
+            if revision >= active.revision
+        }
         self._world.function(name).peak = None
         self._took_effect(name, before)
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from schemas.control import InstanceState, UnloadRequest, WatchInstance, WatchSnapshot, WatchTick
 from services.scheduler.keepers import ControlError, KeeperClient, UnreachableError
-from services.scheduler.world import FunctionName, Keeper, Trouble, World
+from services.scheduler.world import FunctionName, Keeper, World
 
 log = logging.getLogger(__name__)
 
@@ -147,12 +147,10 @@ class Watches:
         if known is not None:
             if known.state == "serving" and time.monotonic() - known.loaded < _YOUNG_S:
                 # Loading it again at once would go on for ever.
-                times = 1 if function.trouble is None else function.trouble.times + 1
-                function.trouble = Trouble(
+                function.fail(
                     known.endpoint.revision,
                     f"its process ended soon after its start: {reason}",
-                    time.monotonic() + min(60.0, 0.5 * 2.0**times),
-                    times,
+                    time.monotonic(),
                 )
             known.state, known.reason = "lost", reason or "its process ended"
             self.on_function(name)

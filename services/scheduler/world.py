@@ -26,6 +26,8 @@ Object = tuple[str, str, str]
 FunctionName = tuple[str, str]
 """Namespace and name."""
 
+FIRST_RETRY_S = 0.5
+LAST_RETRY_S = 60.0
 ASK_S = 0.05
 REPORT_S = 3.0
 """How long a router's report of its activity counts."""
@@ -54,9 +56,8 @@ class Instance(msgspec.Struct, kw_only=True):
 
 
 class Trouble(msgspec.Struct):
-    """Why a revision could not be loaded, and until when it is left alone."""
+    """Why a revision could not be loaded, and until when (monotonic) it is left alone."""
 
-    revision: int
     message: str
     until: float
     times: int = 1
@@ -68,7 +69,8 @@ class Function(msgspec.Struct):
     instances: dict[str, Instance] = {}
     loading: dict[str, int] = {}
     """Instance -> revision of each load call under way."""
-    trouble: Trouble | None = None
+    troubles: dict[int, Trouble] = {}
+    """Revision -> its trouble. Each has its own, or two that fail would reset each other."""
     reports: dict[str, tuple[int, float]] = {}
     """Router -> its load, and when it said so (monotonic)."""
     demanded: tuple[int, float] = (0, 0.0)
@@ -78,6 +80,14 @@ class Function(msgspec.Struct):
     """The build that the builder has answered a request for."""
     builder_silent: bool = False
     """The builder did not answer the last request."""
+
+    def fail(self, revision: int, message: str, now: float) -> float:
+        """Have a revision left alone for a while that doubles; return how long."""
+        before = self.troubles.get(revision)
+        times = 1 if before is None else before.times + 1
+        delay_s = min(FIRST_RETRY_S * 2.0 ** min(times - 1, 16), LAST_RETRY_S)
+        self.troubles[revision] = Trouble(message, now + delay_s, times)
+        return delay_s
 
     def load(self, now: float) -> int:
         """Return the invocations in flight and parked, as last reported."""
@@ -195,7 +205,10 @@ class World:
             engine=self.engine(),
             processes=tuple(_processes(function)),
             load=load,
-            failure=_failure(function.trouble, now),
+            failures=tuple(
+                Failure(revision, trouble.message, may_retry=now >= trouble.until)
+                for revision, trouble in function.troubles.items()
+            ),
             ask=self._ask(function, active, load, now),
             status=self.statuses.get(("function", *name)),
         )
@@ -218,8 +231,7 @@ class World:
         """Return in how many seconds a function is to be looked at without any news."""
         function, active = self.function(name), self.active.get(name)
         waits = []
-        if function.trouble is not None and function.trouble.until > now:
-            waits.append(function.trouble.until - now)
+        waits += [one.until - now for one in function.troubles.values() if one.until > now]
         if active is not None:
             serving = serving_idleness(function, active.revision)
             ask, again = scaling.surplus(active.spec.scaling, serving, function.load(now), now)
@@ -298,9 +310,3 @@ def _processes(function: Function) -> Iterator[Process]:
         yield Process(instance, known.endpoint.revision, known.state, known.published, known.reason)
     for instance, revision in function.loading.items():
         yield Process(instance, revision, "loading", published=False)
-
-
-def _failure(trouble: Trouble | None, now: float) -> Failure | None:
-    if trouble is None:
-        return None
-    return Failure(trouble.revision, trouble.message, may_retry=now >= trouble.until)

@@ -103,8 +103,13 @@ def views(draw: st.DrawFn) -> View:
         engine=draw(st.sampled_from(["", "engine"])),
         processes=processes,
         load=draw(st.integers(0, 60)),
-        failure=draw(
-            st.none() | st.builds(Failure, st.integers(1, 4), st.just("it broke"), st.booleans())
+        failures=tuple(
+            draw(
+                st.lists(
+                    st.builds(Failure, st.integers(1, 4), st.just("it broke"), st.booleans()),
+                    unique_by=lambda failure: failure.revision,
+                )
+            )
         ),
         ask=Ask(draw(st.sampled_from(serving)), 1.0, "idle") if serving else None,
         status=draw(
@@ -194,6 +199,10 @@ class Model:
             case ClearStatus():
                 self.change(status=None)
 
+    def fail(self, revision: int) -> None:
+        others = (one for one in self.view.failures if one.revision != revision)
+        self.change(failures=(*others, Failure(revision, "it broke", may_retry=False)))
+
     def settle(self) -> None:
         """Let what is under way come to its end: loads, builds and drains."""
         for one in self.view.processes:
@@ -201,18 +210,20 @@ class Model:
                 self.put(msgspec.structs.replace(one, state="serving"))
             elif one.state == "loading":
                 self.put(msgspec.structs.replace(one, state="lost"))
-                self.change(failure=Failure(one.revision, "it broke", may_retry=False))
+                self.fail(one.revision)
             elif one.state == "leaving" and not one.published:
                 self.put(msgspec.structs.replace(one, state="lost"))
         if self.view.build is not None and self.view.build.state in ("queued", "building"):
             self.change(build=build("ready" if self.builds else "failed"))
-        if self.loads and self.view.failure is not None:
-            self.change(failure=msgspec.structs.replace(self.view.failure, may_retry=True))
-            if any(
-                one.revision == self.view.failure.revision and one.state == "serving"
-                for one in self.view.processes
-            ):
-                self.change(failure=None)
+        if self.loads:
+            serving = {one.revision for one in self.view.processes if one.state == "serving"}
+            self.change(
+                failures=tuple(
+                    msgspec.structs.replace(failure, may_retry=True)
+                    for failure in self.view.failures
+                    if failure.revision not in serving
+                )
+            )
 
     def run(self) -> None:
         """Plan and do until nothing is left to do and nothing is under way."""
@@ -322,11 +333,13 @@ def test_under_load_a_new_revision_takes_over_with_as_many_processes() -> None:
 
 def test_a_failing_revision_is_left_alone_for_a_while_and_the_old_one_looked_after() -> None:
     view = update(at_rest(scaling=Scaling(min_instances=1)), 2)
-    failing = msgspec.structs.replace(view, failure=Failure(2, "no secret", False), processes=())
+    failing = msgspec.structs.replace(
+        view, failures=(Failure(2, "no secret", False),), processes=()
+    )
     actions = plan(failing)
     assert [a.function.revision for a in actions if isinstance(a, Load)] == [1]
     assert [a for a in actions if isinstance(a, SetStatus)] == [SetStatus("failed", "no secret", 1)]
-    later = msgspec.structs.replace(failing, failure=Failure(2, "no secret", True))
+    later = msgspec.structs.replace(failing, failures=(Failure(2, "no secret", True),))
     assert 2 in [a.function.revision for a in plan(later) if isinstance(a, Load)]
 
 
