@@ -4,7 +4,7 @@ from typing import Self
 
 import pytest
 
-from services.podwatch.probe import ProbeError, ask, until_ready
+from services.podwatch.probe import ProbeError, ask, pause_s, until_ready
 
 ANSWER = b'{"keeper":"u1","boot":"b","engine":"e","capacity":4,"loaded":0}'
 
@@ -82,3 +82,9 @@ async def test_a_held_connection_is_answered_without_asking_again():
         with connection:
             connection.sendall(http(ANSWER))
             assert (await waiting).boot == "b"
+
+
+def test_a_keeper_is_tried_often_at_first_and_ever_slower():
+    assert [pause_s(t) for t in (0.0, 0.016, 0.16, 10.0, 59.0, 60.0)] == [
+        0.002, 0.002, 0.02, 0.1, 0.1, 1.0,
+    ]  # fmt: skip
