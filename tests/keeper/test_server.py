@@ -108,6 +108,18 @@ def test_a_pipelined_request_waits_for_a_slow_one(keeper: Any) -> None:
         assert answers[1] == answers[2] == answers[3] != answers[0]
 
 
+def test_a_client_that_sends_on_while_its_call_runs_is_held_back(keeper: Any) -> None:
+    burn = keeper.load("burn", limits=Limits(timeout_s=30))
+    with raw(burn) as it:
+        body = b'{"args":["1000000000"]}'
+        it.send(it.head(f"Content-Length: {len(body)}") + body)
+        while not keeper.in_flight(burn.instance):
+            pass
+        it.socket.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            it.send(it.head("Content-Length: 0") * (32 << 10) * 16)
+
+
 def test_a_chunked_body_is_put_together(echo: Any) -> None:
     with raw(echo) as it:
         it.send(it.head("Transfer-Encoding: chunked"))

@@ -259,7 +259,16 @@ def test_secrets_are_in_no_log_and_no_process_list(keeper: Any) -> None:
 def test_a_secret_sent_to_one_child_is_not_in_the_zygotes_memory(start_keeper: Start) -> None:
     keeper = start_keeper()
     secret = "hunter2-" + new_instance_id()
-    keeper.load("hello", variables={"PASSWORD": secret})
+    keeper.load("hello")
+    request, _ = keeper.request("hello", variables={"PASSWORD": secret})
+    body = encode_load(request, b"")
+    headers = keeper.signature("POST", "/load", body)
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    head = f"POST /load HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n{lines}\r\n"
+    with socket.create_connection(("127.0.0.1", keeper.port), 10) as connection:
+        # In one piece: whoever looks for the end of the head sees the body too.
+        connection.sendall(head.encode() + body)
+        assert connection.recv(100).startswith(b"HTTP/1.1 200")
     assert not _in_memory(keeper.process.pid, secret.encode())
 
 
