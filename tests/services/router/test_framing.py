@@ -86,7 +86,8 @@ def test_a_request_says_how_its_body_ends() -> None:
 def test_headers_for_this_hop_stay_on_this_hop() -> None:
     head = head_of(
         (b"connection", b"X-Hop, close, Host, Content-Length"), (b"x-hop", b"1"),
-        (b"te", b"trailers"), (b"keep-alive", b"1"), (b"upgrade", b"h2c"), (b"proxy-authorization", b"x"),
+        (b"te", b"trailers"), (b"keep-alive", b"1"), (b"upgrade", b"h2c"),
+        (b"proxy-authorization", b"x"),
         (b"trailer", b"x"), (b"http2-settings", b"x"), (b"proxy", b"http://evil"),
         (b"content-length", b"3"), (b"accept", b"*/*"),
     )  # fmt: skip

@@ -55,8 +55,9 @@ async def test_bodies_stream_in_chunks_both_ways(gate: Gate) -> None:
 
     instance = await gate.instance(handler)
     peer = await gate.client()
-    await peer.send(POST + b"transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n")
-    await peer.send(b"6;ext=1\r\n world\r\n0\r\nx-wasmfn-instance: evil\r\n\r\n")
+    head = POST + b"transfer-encoding: chunked\r\n\r\n"
+    body = b"5\r\nhello\r\n6;ext=1\r\n world\r\n0\r\nauthorization: evil\r\n\r\n"
+    await peer.send(head + body)
     response = await peer.response()
     assert response.body == b"abcdefg"
     assert instance.calls[0].body == b"hello world"
@@ -235,6 +236,7 @@ async def test_421_for_good_is_retried_elsewhere_and_the_instance_never_asked_ag
         assert (await gate.request("POST", "/f", b"x")).body == b"x"
     assert len(wrong.calls) == 1
     assert len(right.calls) == 4
+    assert gate.pool.take(wrong.endpoint) is None
     gate.put(wrong.endpoint)
     assert [c.endpoint.instance for c in gate.state.candidates(("default", "f"))] == [
         right.endpoint.instance
@@ -423,7 +425,7 @@ async def test_an_early_answer_is_passed_on_while_the_body_still_comes(gate: Gat
     async def handler(call: Call) -> None:
         await call.answer(b"early", "403 Forbidden")
 
-    await gate.instance(handler)
+    instance = await gate.instance(handler)
     peer = await gate.client()
     await peer.send(POST + b"content-length: 1000000\r\n\r\n" + b"x" * 200_000)
     response = await peer.response()
@@ -432,7 +434,10 @@ async def test_an_early_answer_is_passed_on_while_the_body_still_comes(gate: Gat
     await peer.send(b"x" * 800_000 + b"GET /nothing HTTP/1.1\r\nhost: a\r\n\r\n")
     assert (await peer.response()).status == 404
     peer.close()
-    assert gate.quiet()
+    await eventually(gate.quiet)
+    # The instance's connection still waits for a body: it is not used again.
+    assert (await gate.request("GET", "/f")).status == 403
+    assert instance.connections == 2
 
 
 async def test_a_slow_body_holds_no_slot_and_is_408_in_the_end(make_gate: MakeGate) -> None:
@@ -461,6 +466,7 @@ async def test_a_client_that_does_not_read_is_cut_and_its_slot_free(make_gate: M
     await peer.send(b"GET /f HTTP/1.1\r\nhost: a\r\n\r\n")
     await eventually(lambda: gate.metrics.truncated == 1)
     await eventually(gate.quiet)
+    await eventually(lambda: not gate.server_state.connections)
     peer.close()
 
 
@@ -563,3 +569,15 @@ async def test_a_client_that_stops_in_the_middle_of_a_long_body_is_408(make_gate
         await dropped.wait()
     peer.close()
     assert gate.metrics.ejections == {}
+
+
+async def test_a_body_that_was_partly_sent_and_let_go_is_not_sent_again(gate: Gate) -> None:
+    async def handler(call: Call) -> None:
+        await call.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        await call.read_body()
+        await call.misdirected("draining")
+
+    one, two = await gate.instance(handler), await gate.instance(handler)
+    response = await gate.request("POST", "/f", b"x" * 500_000)
+    assert (response.status, response.headers["retry-after"]) == (503, "1")
+    assert len(one.calls) + len(two.calls) == 1

@@ -145,7 +145,7 @@ async def test_a_body_that_breaks_its_framing_is_400_and_the_call_is_dropped(gat
         await dropped.wait()
         assert await peer.at_end() == b""
     peer.close()
-    assert gate.quiet()
+    await eventually(gate.quiet)
 
 
 @pytest.mark.parametrize("pieces", [1, 50])

@@ -143,7 +143,7 @@ async def test_an_ejected_endpoint_comes_back_by_itself_if_the_fact_still_stands
     port = instance.endpoint.port
     await instance.stop()
     waiting = asyncio.create_task(gate.request("POST", "/f", b"x"))
-    await parked(gate, 1)
+    await eventually(lambda: bool(gate.demands))
     assert [d.reason for d in gate.demands] == ["failed"]
     assert gate.demands[0].failed_instances == [instance.endpoint.instance]
     again = await gate.instance(publish=False, port=port)
@@ -203,3 +203,13 @@ async def test_the_active_revision_serves_and_the_old_one_only_until_it_is_there
     for _ in range(3):
         assert (await gate.request("GET", "/f")).status == 200
     assert (len(old.calls), len(new.calls)) == (1, 3)
+
+
+async def test_a_newcomer_gets_no_slot_that_others_wait_for(gate: Gate) -> None:
+    waiting = asyncio.create_task(gate.request("GET", "/f"))
+    await parked(gate, 1)
+    instance = await gate.instance(publish=False)
+    gate.state.put_endpoint(instance.endpoint)
+    assert gate.slots.take(("default", "f")) is None
+    gate.slots.changed([("default", "f")])
+    assert (await waiting).status == 200
