@@ -29,6 +29,7 @@ from schemas.specs import KINDS, AnySpec, Module, decode_spec
 from schemas.status import Status
 from schemas.streams import EVENTS, LOGS, MIB, SPECS, STATUS
 from services.bus import connection, objects
+from services.bus.errors import Conflict
 from services.bus.feed import FeedLost, open_feed
 from services.bus.follow import follow
 from services.bus.publish import publish, tombstone
@@ -150,6 +151,16 @@ class Client:
                 expected=found.revision if expected is None else expected,
             )
 
+    async def withdraw(self, revisions: Mapping[Key, int]) -> None:
+        """Delete objects that were just published, unless somebody published them again.
+
+        So a new object that the platform refuses leaves nothing behind but its events.
+        """
+        with access.translated():
+            for key, revision in revisions.items():
+                with contextlib.suppress(Conflict):
+                    await tombstone(self.bus, _spec_subject(key), expected=revision)
+
     async def get(self, key: Key) -> Object:
         """Return one object with its status.
 
@@ -230,8 +241,8 @@ class Client:
         if bad:
             raise RejectedError(
                 "; ".join(
-                    f"{s.kind} {s.namespace}/{s.name} was "
-                    f"{'rejected' if s.phase == 'rejected' else 'not made to run'}: {s.message}"
+                    f"{s.kind} {s.namespace}/{s.name} "
+                    f"{'was rejected' if s.phase == 'rejected' else 'failed'}: {s.message}"
                     + (
                         f" (revision {s.active_revision} stays in force)"
                         if s.active_revision is not None

@@ -63,7 +63,7 @@ async def deploy(
         on_status: called with each status on the way.
 
     Raises:
-        RejectedError: the platform does not take it, and says why.
+        RejectedError: the platform does not take it, and says why. What is new is withdrawn.
         ConflictError: somebody deployed the same function at the same time.
         DeadlineError: it is not live in time.
     """
@@ -92,7 +92,12 @@ async def deploy(
         revisions[key] = await client.publish(
             key, spec, expected=None if before is None else before.revision
         )
-    await client.wait_active(revisions, timeout_s - (time.monotonic() - begin), on_status)
+    try:
+        await client.wait_active(revisions, timeout_s - (time.monotonic() - begin), on_status)
+    except RejectedError:
+        known = {thing.key for thing in present} | ({key} if before is not None else set())
+        await client.withdraw({new: revisions[new] for new in revisions if new not in known})
+        raise
     routes = [
         thing.spec
         for thing in routes_to(key, present)

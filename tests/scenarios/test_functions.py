@@ -128,15 +128,28 @@ async def test_a_bad_spec_is_told_by_field_and_the_last_good_one_serves(
     assert "rejected" in next(line for line in listed.splitlines() if line.startswith("keeps"))
 
 
-async def test_a_module_that_is_none_is_refused_in_words(
-    platform: Platform, tmp_path: Path
+BAD_MODULES = {
+    "text": (b"#!/bin/sh\n", b"not a WebAssembly module"),
+    "empty": (b"", b"empty"),
+    "component": (b"\0asm\x0d\x00\x01\x00", b"component"),
+    "library": (b"\0asm\x01\x00\x00\x00", b"_start"),
+    "truncated": (bytes_of("sort")[:1000], b"cut short"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_MODULES)
+def test_a_module_that_cannot_run_is_refused_in_words_and_changes_nothing(
+    platform: Platform, tmp_path: Path, bad: str
 ) -> None:
-    text = tmp_path / "text.wasm"
-    text.write_text("#!/bin/sh\n")
-    done = platform.cli("deploy", str(text))
+    content, words = BAD_MODULES[bad]
+    file = tmp_path / f"bad-{bad}.wasm"
+    file.write_bytes(content)
+    done = platform.cli("deploy", str(file))
     assert done.returncode == 5
-    assert b"not a WebAssembly module" in done.stderr
+    assert words in done.stderr
     assert done.stderr.count(b"\n") == 1
+    for kind in ("fn", "route"):
+        assert f"bad-{bad}" not in platform.cli(kind, "list", "-o", "name").stdout.decode().split()
 
 
 async def test_a_deleted_function_is_gone_and_its_route_says_so(platform: Platform) -> None:

@@ -8,7 +8,7 @@ from typing import TypeVar
 from schemas.specs import AnySpec, EnvironmentSpec, FunctionSpec, Module, RouteSpec
 from wasmfn.cli.output import note, progress
 from wasmfn.client import Client
-from wasmfn.errors import ConflictError
+from wasmfn.errors import ConflictError, RejectedError
 from wasmfn.objects import Key
 from wasmfn.routing import file_name_of
 
@@ -31,13 +31,18 @@ async def create_object(client: Client, key: Key, spec: AnySpec) -> None:
 
     Raises:
         ConflictError: it is there already.
-        RejectedError: the platform does not take it.
+        RejectedError: the platform does not take it. Then it is withdrawn.
     """
     if await client.find(key) is not None:
         raise ConflictError(
             f"{key} exists already; change it with `wasmfn {VERBS[key.kind]} update {key.name}`"
         )
-    await settle(client, key, await client.publish(key, spec))
+    revision = await client.publish(key, spec)
+    try:
+        await settle(client, key, revision)
+    except RejectedError:
+        await client.withdraw({key: revision})
+        raise
 
 
 async def update_object(client: Client, key: Key, kind: type[S], changed: Callable[[S], S]) -> None:
