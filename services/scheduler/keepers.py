@@ -41,7 +41,7 @@ SILENCE_S: Final = 3.5
 
 _CONNECT_S: Final = 1.0
 _MAX_ANSWER: Final = 64 * 1024
-_MAX_LINE: Final = 16 * 1024 * 1024
+_MAX_LINE: Final = 4 * 1024 * 1024
 _READ: Final = 64 * 1024
 _OK: Final = 200
 _RAW_KEY: Final = 32
