@@ -3,7 +3,7 @@
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -25,9 +25,11 @@ from wasmfn.cli.reading import (
 from wasmfn.cli.session import Session, with_session
 from wasmfn.cli.verb import VerbGroup
 from wasmfn.errors import RejectedError, UnreachableError, WasmfnError
-from wasmfn.invoke import Answer, call, callable_route, outcome_of, problem_of
 from wasmfn.objects import Key, Object
 from wasmfn.render import Span, duration, log_line, phase, printable
+
+if TYPE_CHECKING:
+    from wasmfn.invoke import Answer
 
 _code_option = click.option("--code", type=MODULE_FILE, metavar="FILE.wasm", help="The module.")
 _image_option = click.option("--image", metavar="REF", help="An OCI image with the module.")
@@ -140,6 +142,9 @@ async def test(
       wasmfn fn test sort -- -3 7
       echo hello | wasmfn fn test echo --stdin
     """
+    # Only this verb speaks HTTP, and http.client takes its time to import.
+    from wasmfn.invoke import call, callable_route  # noqa: PLC0415
+
     key = Key("function", session.namespace, name)
     async with session.connect() as client:
         found = await client.get(key)
@@ -202,8 +207,10 @@ def _args_body(arguments: tuple[str, ...], stdin: bytes) -> bytes:
     return msgspec.json.encode(request)
 
 
-def _show(answer: Answer, interface: str, *, raw: bool) -> None:
+def _show(answer: "Answer", interface: str, *, raw: bool) -> None:
     """Print an answer; what is not output goes to stderr."""
+    from wasmfn.invoke import outcome_of, problem_of  # noqa: PLC0415 - see `test`
+
     took = duration(answer.milliseconds)
     if raw or interface != "args":
         if not raw and answer.status >= 400:

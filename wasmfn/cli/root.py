@@ -4,7 +4,10 @@ The table repeats each verb's short help, so that `wasmfn --help` and completion
 import none of them; a test compares the two.
 """
 
+import contextlib
 import importlib
+import sys
+from collections.abc import Iterator
 from typing import Final
 
 import click
@@ -47,6 +50,23 @@ Exit codes:
 _ALL: Final = {verb: entry for verbs in SECTIONS.values() for verb, entry in verbs.items()}
 
 
+@contextlib.contextmanager
+def _without(package: str) -> Iterator[None]:
+    """Let a package look as if it were not installed, unless it is imported already.
+
+    nats-py imports aiohttp wherever it is installed, and needs it only for
+    WebSockets: that is a third of the start-up time of a command.
+    """
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]  # how one says "absent"
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+
+
 class VerbTable(VerbGroup):
     """A group that imports a verb's module when the verb is used."""
 
@@ -59,7 +79,8 @@ class VerbTable(VerbGroup):
         if cmd_name not in _ALL:
             return None
         module, _, attribute = _ALL[cmd_name][0].partition(":")
-        command = getattr(importlib.import_module(f"wasmfn.cli.{module}"), attribute)
+        with _without("aiohttp"):
+            command = getattr(importlib.import_module(f"wasmfn.cli.{module}"), attribute)
         if not isinstance(command, click.Command):
             raise TypeError(f"wasmfn.cli.{module}:{attribute} is no command")
         return command
