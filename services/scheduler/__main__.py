@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import nats.errors
+import prometheus_client
 
 from schemas.streams import LEASES, Lease
 from services.bus.connection import Bus, connect
@@ -23,6 +24,7 @@ from services.process import Process, PublicError, serve
 from services.scheduler.artifacts import Artifacts
 from services.scheduler.keepers import read_control_key
 from services.scheduler.leader import Leader
+from services.scheduler.metrics import SchedulerMetrics
 from services.scheduler.pods.processes import ProcessRuntime, ProcessSettings
 from services.scheduler.settings import SchedulerSettings
 
@@ -46,6 +48,8 @@ async def main(process: Process, settings: SchedulerSettings) -> None:
             ip=settings.keeper_ip,
         )
     )
+    metrics = SchedulerMetrics()
+    prometheus_client.REGISTRY.register(metrics)
     holder = f"{socket.gethostname()}/{os.getpid()}"
     async with connect(settings, "scheduler") as bus, event_log(bus) as events:
         process.start(bus.watch(), "the connection to NATS")
@@ -56,7 +60,11 @@ async def main(process: Process, settings: SchedulerSettings) -> None:
 
         async def govern(reign: Reign) -> None:
             leader = Leader(bus, events, reign, settings, key, runtime, artifacts)
-            await leader.govern(leading.met)
+            metrics.term, metrics.world = reign.term, leader.world
+            try:
+                await leader.govern(leading.met)
+            finally:
+                metrics.term, metrics.world = 0, None
 
         contest = process.start(lead(bus, "scheduler", holder, govern), "leading")
         await process.stopping.wait()

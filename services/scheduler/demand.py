@@ -24,6 +24,7 @@ from schemas.endpoints import Endpoint
 from services.bus.connection import Bus, settle
 from services.scheduler import scaling
 from services.scheduler.loading import Loaded, Loader, LoadError
+from services.scheduler.metrics import DEMANDS
 from services.scheduler.record import DeposedError
 from services.scheduler.world import REPORT_S, Function, FunctionName, World
 
@@ -188,8 +189,9 @@ async def listening(bus: Bus, demands: Demands) -> AsyncIterator[None]:
             request = msgspec.json.decode(message.body, type=DemandRequest)
         except msgspec.DecodeError as error:
             return msgspec.json.encode(DemandRefused(f"this is no demand: {error}", 60.0))
-        name = (tokens["namespace"], tokens["function"])
-        return msgspec.json.encode(await demands.answer(name, request))
+        reply = await demands.answer((tokens["namespace"], tokens["function"]), request)
+        DEMANDS.labels("met" if isinstance(reply, DemandMet) else "refused").inc()
+        return msgspec.json.encode(reply)
 
     @broker.subscriber(subjects.ACTIVITY.wildcard)
     async def activity(message: Activity) -> None:

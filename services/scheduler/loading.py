@@ -24,6 +24,7 @@ from schemas.names import new_instance_id, new_token
 from services.scheduler import placement
 from services.scheduler.artifacts import ArtifactError, Artifacts
 from services.scheduler.keepers import ControlError, KeeperClient, UnreachableError
+from services.scheduler.metrics import LOADS
 from services.scheduler.record import DeposedError, Record
 from services.scheduler.secret_files import SecretError, read_secrets
 from services.scheduler.world import Function, FunctionName, Instance, Keeper, World
@@ -121,9 +122,11 @@ class Loader:
     ) -> Loaded:
         name = (function.namespace, function.name)
         state = self._world.function(name)
+        begun = time.monotonic()
         try:
             loaded = await self._load(function, instance, deadline, correlation)
         except LoadError as error:
+            LOADS.labels("failed").observe(time.monotonic() - begun)
             self._failed(name, state, function.revision, str(error))
             raise
         finally:
@@ -131,6 +134,7 @@ class Loader:
             self.on_change(name)
         state.instances[instance] = loaded.instance
         state.troubles.pop(function.revision, None)
+        LOADS.labels("served").observe(time.monotonic() - begun)
         endpoint = loaded.instance.endpoint
         total_ms = loaded.steps_ms["total"]
         self._record.event(

@@ -1,4 +1,4 @@
-"""Bring each object to what its spec wants: the thin shell around `plan` and `judge`.
+"""Bring each function to what its spec wants: the thin shell around `plan`.
 
 A handler reads everything as it is now, does what follows, and may be run again
 at any time. What it cannot do raises, and the work queue tries again later.
@@ -12,15 +12,14 @@ import msgspec
 import nats.errors
 
 from schemas import subjects
-from schemas.active import ActiveEnvironment, ActiveFunction, ActiveRoute
+from schemas.active import ActiveFunction
 from schemas.builds import BuildReply, BuildRequest, Source, build_id
 from schemas.control import UnloadReply, UnloadRequest
-from schemas.specs import EnvironmentSpec, RouteSpec
 from services.bus.connection import Bus
 from services.bus.errors import BusError
 from services.scheduler.artifacts import ArtifactError, Artifacts
 from services.scheduler.fleet import Fleet
-from services.scheduler.judge import Rejected
+from services.scheduler.judging import Judging
 from services.scheduler.keepers import ControlError, KeeperClient, UnreachableError
 from services.scheduler.loading import Loader
 from services.scheduler.plan import (
@@ -83,6 +82,7 @@ class Reconciler:
         self._loader = loader
         self._fleet = fleet
         self._artifacts = artifacts
+        self._judging = Judging(world, record, self.put)
         self._waiting_for: defaultdict[str, set[FunctionName]] = defaultdict(set)
         self.queue: WorkQueue[Key] = WorkQueue(
             "reconcile",
@@ -113,17 +113,11 @@ class Reconciler:
         match kind:
             case "function":
                 return await self._function((name[0], name[1]))
-            case "route":
-                await self._route((name[0], name[1]))
-            case "environment":
-                await self._environment((name[0], name[1]))
             case "":
                 return await self._fleet.balance((name[0], name[1]))
             case _:
-                await self._unknown(key)
+                await self._judging.handle(key)
         return None
-
-    # Functions.
 
     async def _function(self, name: FunctionName) -> float | None:
         for _ in range(_ROUNDS):
@@ -312,104 +306,3 @@ class Reconciler:
                 known.state, known.reason = "lost", "its process ended"
                 return None
             raise
-
-    # Environments and routes.
-
-    async def _environment(self, name: FunctionName) -> None:
-        key = ("environment", *name)
-        spec = self._world.specs.get(key)
-        active = self._world.environments.get(name)
-        if spec is None:
-            if active is not None and (users := self._world.environment_users(name)):
-                await self._record.set_status(
-                    key,
-                    "active",
-                    f"it cannot be deleted while it is used by {_names(users)};"
-                    " it stays in force until they are deleted or use another",
-                    observed=active.revision,
-                    active=active.revision,
-                )
-                return
-            if active is not None:
-                await self._record.deactivate(key)
-                del self._world.environments[name]
-            if key in self._world.statuses:
-                await self._record.clear_status(key, f"the environment {name[1]} was deleted")
-            return
-        if isinstance(spec.verdict, EnvironmentSpec) and (
-            active is None or active.revision != spec.revision
-        ):
-            active = ActiveEnvironment(name[0], name[1], spec.revision, spec.verdict)
-            await self._record.activate(active)
-            self._world.environments[name] = active
-            for user in self._world.environment_users(name):
-                self.put("function", (name[0], user))
-        await self._judged(key, active.revision if active else None)
-
-    async def _route(self, name: FunctionName) -> None:
-        key = ("route", *name)
-        spec = self._world.specs.get(key)
-        active = self._world.routes.get(name)
-        self._world.refused_routes.discard(name)
-        if spec is None:
-            if active is not None:
-                await self._record.deactivate(key)
-                del self._world.routes[name]
-                self._release(name)
-            if key in self._world.statuses:
-                await self._record.clear_status(key, f"the route {name[1]} was deleted")
-            return
-        collision = None
-        if isinstance(spec.verdict, RouteSpec):
-            collision = self._world.claims.collision(name, spec.verdict)
-            if collision is not None:
-                self._world.refused_routes.add(name)
-            elif active is None or active.revision != spec.revision:
-                # Taken before anything is awaited: the first to be judged has it.
-                self._world.claims.take(name, spec.verdict)
-                wanted = ActiveRoute(name[0], name[1], spec.revision, spec.verdict)
-                try:
-                    await self._record.activate(wanted)
-                except BaseException:
-                    self._release(name)
-                    if active is not None:
-                        self._world.claims.take(name, active.spec)
-                    raise
-                active = self._world.routes[name] = wanted
-                self._judge_refused()
-        await self._judged(key, active.revision if active else None, collision)
-
-    def _release(self, name: FunctionName) -> None:
-        self._world.claims.release(name)
-        self._judge_refused()
-
-    def _judge_refused(self) -> None:
-        """Look again at routes that had to stand back: what they want may be free now."""
-        for refused in self._world.refused_routes:
-            self.put("route", refused)
-
-    async def _unknown(self, key: Key) -> None:
-        if key in self._world.specs:
-            await self._judged(key, None)
-        elif key in self._world.statuses:
-            await self._record.clear_status(key, f"the {key[0]} {key[2]} was deleted")
-
-    async def _judged(self, key: Key, active: int | None, found: Rejected | None = None) -> None:
-        """Say what the verdict about an environment or a route is."""
-        spec = self._world.specs[key]
-        rejected = spec.verdict if isinstance(spec.verdict, Rejected) else found
-        await self._record.set_status(
-            key,
-            "rejected" if rejected else "active",
-            rejected.message if rejected else f"revision {spec.revision} is in force",
-            observed=spec.revision,
-            active=active,
-            field=rejected.field if rejected else None,
-        )
-
-
-def _names(names: list[str], shown: int = 5) -> str:
-    """Return a list of functions for a sentence."""
-    word = "function" if len(names) == 1 else "functions"
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return f"{word} {', '.join(names[:shown])}{more}"

@@ -184,7 +184,7 @@ async def test_what_a_crash_has_left_is_ended_by_the_supervisor(
     assert await asyncio.to_thread(stop_all, settings.pods) == 1
     for pod in (whole, half):
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(pod.pid, os.WNOHANG)
+            os.waitpid(pod.pid, os.WNOHANG)  # noqa: ASYNC222 - it does not wait
         assert not is_running(pod.pid, pod.start_ticks)
     assert list(settings.pods.iterdir()) == []
     assert stop_all(settings.pods) == 0
