@@ -31,6 +31,10 @@ def append(log: Path, *lines: bytes) -> None:
         file.write(b"".join(lines))
 
 
+def remembered(state: Path, log: Path) -> int:
+    return Offsets(state / "offsets.json").get("u1", log.stat().st_ino).offset
+
+
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
     path = tmp_path / "log"
@@ -99,12 +103,14 @@ async def test_many_lines_keep_their_order(bus, log, tmp_path):
         assert await reader.texts(500) == texts
 
 
-async def test_a_restart_neither_repeats_nor_skips_a_line(bus, log, tmp_path):
+async def test_a_restart_neither_repeats_nor_skips_a_line(bus, log, tmp_path, eventually):
     async with Reader(bus) as reader:
         append(log, log_line("one"))
         async with carrying(bus, tmp_path) as carrier:
             carrier.follow("u1", log, "default")
             assert await reader.texts(1) == ["one"]
+            await eventually(lambda: carrier.published == 1)
+        assert remembered(tmp_path, log) == len(log_line("one"))
         append(log, log_line("two"))
         async with carrying(bus, tmp_path) as carrier:
             carrier.follow("u1", log, "default")
@@ -125,7 +131,9 @@ async def test_a_restart_that_lost_its_place_is_caught_by_the_bus(bus, log, tmp_
             assert await reader.texts(2) == ["one", "two"]
 
 
-async def test_the_last_words_of_a_pod_are_read_after_its_directory_is_gone(bus, log, tmp_path):
+async def test_the_last_words_of_a_pod_are_read_after_its_directory_is_gone(
+    bus, log, tmp_path, eventually
+):
     async with carrying(bus, tmp_path) as carrier, Reader(bus) as reader:
         carrier.follow("u1", log, "default")
         append(log, log_line("alive"))
@@ -134,6 +142,7 @@ async def test_the_last_words_of_a_pod_are_read_after_its_directory_is_gone(bus,
         log.unlink()
         carrier.end("u1")
         assert await reader.texts(1) == ["last words"]
+        await eventually(lambda: not carrier._followed)
 
 
 async def test_lines_wait_in_the_file_while_nats_is_away(

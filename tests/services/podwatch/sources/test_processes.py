@@ -88,6 +88,15 @@ async def test_a_pod_whose_process_ended_before_it_was_seen_is_told_gone_once(po
     assert isinstance(await watching.next(), PodSeen)
 
 
+async def test_a_rescan_does_not_tell_again_of_what_is_gone(pods):
+    watching = Watching(ProcessSource(pods.directory, rescan_s=0.01))
+    pods.describe("u1", os.getpid(), ticks=1)
+    told = [await watching.next() for _ in range(10)]
+    assert told[1] == PodGone("u1", ENDED)
+    assert told[2:] == [Snapshot(())] * 8
+    await watching.close()
+
+
 async def test_another_process_with_the_same_pid_is_not_the_pod(pods, watching):
     pods.describe("u1", os.getpid(), ticks=1)
     assert isinstance(await watching.next(), PodSeen)
