@@ -13,8 +13,7 @@ import uvicorn
 
 from schemas.names import new_instance_id
 from schemas.settings import SettingsError
-from services.bus.connection import Bus, connect, settle
-from services.bus.errors import BusRefused
+from services.bus.connection import connect, settle
 from services.bus.events import event_log
 from services.bus.streams import ensure_streams
 from services.process import Process, PublicError, Server, serve
@@ -73,7 +72,7 @@ async def main(process: Process, settings: RouterSettings) -> None:
         complete = asyncio.Event()
         sync.start(process, bus, slots, complete.set)
         process.start(report(bus, router, slots), "activity")
-        process.start(_tell_when_gone(bus), "bus")
+        process.start(bus.watch(), "bus")
         await settle(bus.nc)
         app = Invocations(slots, pool, limits, metrics, events.emit, trusted)
         server = data_server(app, settings)
@@ -90,18 +89,6 @@ async def main(process: Process, settings: RouterSettings) -> None:
         await running
         slots.close()
         pool.close()
-
-
-async def _tell_when_gone(bus: Bus) -> None:
-    """Say that the bus is gone for good; what is known is served on (silence deletes nothing)."""
-    try:
-        await bus.watch()
-    except BusRefused as error:
-        log.error(  # noqa: TRY400 - the sentence says it all
-            "%s; what is served stays as it is, but no change is followed: restart with credentials"
-            " that NATS accepts",
-            error,
-        )
 
 
 def _connection_limit(wanted: int) -> int:

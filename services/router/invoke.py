@@ -69,18 +69,21 @@ class Refused(Exception):
 class _Reply:
     """The answer on its way to the client."""
 
-    __slots__ = ("_loop", "_request_id", "_send", "_stall_s", "_transfer_s", "_until",
-                 "function", "status")  # fmt: skip
+    __slots__ = (
+        "_client", "_limits", "_loop", "_request_id", "_send", "_until", "function", "status",
+    )  # fmt: skip
 
-    def __init__(self, send: Send, request_id: str, limits: Limits) -> None:
+    def __init__(
+        self, client: ClientConnection, send: Send, request_id: str, limits: Limits
+    ) -> None:
         self.status = 0
         """0 until the answer's head is sent."""
         self.function: Key = NOBODY
+        self._client = client
+        self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._send = send
         self._request_id = request_id
-        self._stall_s = limits.stall_s
-        self._transfer_s = limits.transfer_s
         self._until = 0.0
 
     async def problem(self, problem: Problem) -> None:
@@ -106,12 +109,17 @@ class _Reply:
 
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self.status = status
-        self._until = self._loop.time() + self._transfer_s
+        self._until = self._loop.time() + self._limits.transfer_s
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def _put(self, body: bytes, *, more: bool) -> None:
-        async with asyncio.timeout_at(min(self._until, self._loop.time() + self._stall_s)):
-            await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        message = {"type": "http.response.body", "body": body, "more_body": more}
+        if not self._client.flow.write_paused:
+            await self._send(message)
+            return
+        stall = self._loop.time() + self._limits.stall_s
+        async with asyncio.timeout_at(min(self._until, stall)):
+            await self._send(message)
 
 
 class _Call(msgspec.Struct, frozen=True):
@@ -155,8 +163,8 @@ class Invocations:
         """Serve one request (ASGI 3). Never raises: what goes wrong is answered and counted."""
         began = self._loop.time()
         trace = read_trace(scope["headers"])
-        reply = _Reply(send, trace.request_id, self._limits)
         client: ClientConnection = scope["state"]["client"]
+        reply = _Reply(client, send, trace.request_id, self._limits)
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - the server runs each request in a task
         client.on_lost = task.cancel
@@ -215,7 +223,7 @@ class Invocations:
         until = began + self._limits.transfer_s + self._limits.park_s
         unanswered = 0
         while True:
-            within = min(self._limits.park_s, until - self._loop.time())
+            within = max(0.0, min(self._limits.park_s, until - self._loop.time()))
             grant = await self._slots.acquire(function.key, trace.request_id, within)
             cause: Cause | None = ""
             try:

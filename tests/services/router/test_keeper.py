@@ -62,4 +62,7 @@ async def test_a_module_answers_through_the_router_as_the_keeper_promises(
     assert answers[5] == json.loads(direct.body)["output"]
     bad = await gate.request("POST", "/f", b"{not json")
     assert bad.status == 400
+    # Asked first, since it cannot be sent twice.
+    large = await gate.request("POST", "/f", b'{"args": ["' + b"7" * 500_000 + b'"]}')
+    assert json.loads(large.body)["status"] in (0, 1)
     assert gate.quiet()

@@ -133,6 +133,20 @@ async def test_a_nats_that_comes_back_empty_takes_nothing_away(
     await status_is(router, 200, "/new")
 
 
+async def test_when_nats_does_not_accept_it_any_more_it_serves_on_and_says_so(
+    platform: Platform, nats_server: NatsServer
+) -> None:
+    await ready_platform(platform)
+    router = await platform.router()
+    await platform.nc.close()
+    nats_server.token = "another"
+    await asyncio.to_thread(nats_server.restart)
+    await eventually(lambda: router.said("NATS does not accept our credentials"))
+    assert (await router.request("POST", "/f", b"x")).status == 200
+    router.signal(signal.SIGTERM)
+    assert await router.ended() == 0
+
+
 async def test_a_router_that_was_killed_serves_again_after_its_snapshot(platform: Platform) -> None:
     await ready_platform(platform)
     first = await platform.router()
