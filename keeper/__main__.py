@@ -46,8 +46,10 @@ def main(argv: list[str]) -> int:
 
 def _pod(argv: list[str]) -> int:
     from keeper import settings  # noqa: PLC0415 -- each way of starting pays only for itself
+    from keeper.artifact import sealed  # noqa: PLC0415
     from keeper.budget import Budget  # noqa: PLC0415
-    from keeper.engine import Host, engine_hash  # noqa: PLC0415
+    from keeper.child import Loader  # noqa: PLC0415
+    from keeper.engine import EMPTY_COMMAND, Host, engine_hash, precompile  # noqa: PLC0415
     from keeper.listeners import listen  # noqa: PLC0415
     from keeper.logs import Log  # noqa: PLC0415
     from keeper.zygote import Control, Zygote  # noqa: PLC0415
@@ -77,12 +79,15 @@ def _pod(argv: list[str]) -> int:
             capacity=read.capacity,
             host=read.host,
             ports=settings.port_range(read.function_ports) if read.function_ports else range(0),
-            cache_dir=cache,
             verify_control=settings.verifier(read.control_key),
-            verify_artifact=settings.verifier(read.artifact_key),
+            loader=Loader(
+                cache_dir=cache,
+                verify_artifact=settings.verifier(read.artifact_key),
+                empty_command=sealed(precompile(host.engine, EMPTY_COMMAND)),
+            ),
         ),
         read.drain_s,
-        Budget(read.memory_budget_mib, read.capacity),
+        Budget(read.memory_budget_mib, read.capacity + 1),
     )
     zygote.say(f"keeper {read.keeper_id} is ready for control calls")
     zygote.run()

@@ -55,6 +55,11 @@ class Slot:
         self.stdout_path = b"/proc/self/fd/%d" % self.stdout
         self.stderr_path = b"/proc/self/fd/%d" % self.stderr
 
+    def close(self) -> None:
+        """Close both files."""
+        os.close(self.stdout)
+        os.close(self.stderr)
+
 
 class Call:
     """An invocation that has begun. Call `step` until it returns the outcome."""

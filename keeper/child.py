@@ -1,8 +1,11 @@
 """The life of one child: become a function's process, lock the door, serve, drain, end.
 
-A child is forked for one load call. It reads the call's body itself, so that
-code and secrets never pass through the zygote's memory. Until it has locked
-itself in (see `confine`) no user code runs; after that nothing else does.
+A child takes one load call and never another. It is forked before the call
+comes, if there was time, and has then gone through the motions once: most of a
+child's start is the kernel copying pages as they are first touched. It reads the
+call's body itself, so that code and secrets never pass through the zygote's
+memory. Until it has locked itself in (see `confine`) no user code runs; after
+that nothing else does.
 """
 
 import asyncio
@@ -47,8 +50,6 @@ class Inherited(msgspec.Struct, frozen=True):
 
     zygote: int
     """Its process id."""
-    listener: socket.socket
-    """Bound to the function's address."""
     channel: socket.socket
     scoreboard: Scoreboard
     budget: Budget
@@ -59,14 +60,13 @@ class Inherited(msgspec.Struct, frozen=True):
     engine_hash: str
 
 
-class Loading(msgspec.Struct, frozen=True):
-    """What a child that was forked for a load call gets besides."""
+class Loader(msgspec.Struct, frozen=True):
+    """What a child that will take a load call needs besides."""
 
-    connection: socket.socket
-    call: ControlCall
-    forked_at: float
     cache_dir: Path
     verify_artifact: Verify
+    empty_command: int
+    """Descriptor of a precompiled module that does nothing, to warm up with."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -88,29 +88,62 @@ def become(inherited: Inherited, keep: set[int]) -> None:
     # The zygote decides how its children end; a Ctrl-C reaches all of them.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    keep = keep | {0, 1, 2, inherited.listener.fileno(), inherited.channel.fileno()}
+    keep = keep | {0, 1, 2, inherited.channel.fileno()}
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 -- names are enough
         if int(name) not in keep:
             with contextlib.suppress(OSError):
                 os.close(int(name))
 
 
-def load(inherited: Inherited, loading: Loading) -> NoReturn:
-    """Read the load call's body, become what it says, answer the call and serve."""
-    connection = loading.connection
-    become(inherited, {connection.fileno()})
-    steps = _Steps(loading.forked_at)
+def take_load(inherited: Inherited, loader: Loader, *, warm: bool) -> NoReturn:
+    """Wait for a load call, become what it says, answer the call and serve.
+
+    `warm`: there is time to go through the motions before.
+    """
+    become(inherited, {loader.empty_command})
+    loop = _new_loop()
+    if warm:
+        _warm_up(inherited.host, loader, loop)
+    packet, descriptors, _, _ = socket.recv_fds(inherited.channel, messages.MAX_PACKET, 2)
+    if not packet:
+        os._exit(0)  # the zygote needs no spare child any more
+    handover = messages.decode_handover(packet)
+    connection, listener = (socket.socket(fileno=d) for d in descriptors)
+    connection.settimeout(READ_TIMEOUT_S)
+    steps = _Steps(handover.since)
     steps.done("fork")
+    _load(inherited, loader, handover.call, connection, listener, loop, steps)
+
+
+def _load(
+    inherited: Inherited,
+    loader: Loader,
+    call: ControlCall,
+    connection: socket.socket,
+    listener: socket.socket,
+    loop: asyncio.AbstractEventLoop,
+    steps: "_Steps",
+) -> NoReturn:
     try:
-        request, code = _read_request(loading)
+        request, code = _read_request(connection, call)
         steps.done("body")
-        _tell(inherited, messages.Identified(_instance_of(request, inherited)))
-        descriptor = _obtain(loading, request, code, inherited.engine_hash)
+        _tell(inherited, messages.Identified(_instance_of(request, listener)))
+        descriptor = _obtain(loader, request, code, inherited.engine_hash)
         del code  # this frame lives as long as the process
         steps.done("artifact")
-        child = _Child(inherited, _plan_of(request), descriptor)
+        child = _Child(inherited, listener, _plan_of(request), descriptor, loop)
         steps.done("prepare")
-        child.serve(lambda: _loaded(inherited, connection, request.instance, steps))
+
+        def answer() -> None:
+            steps.done("confine")
+            _tell(inherited, messages.Serving())
+            host, port = listener.getsockname()[:2]
+            reply = LoadReply(request.instance, host, port, os.getpid(), steps.ms)
+            with contextlib.suppress(OSError):  # the watch stream says it as well
+                connection.sendall(response(200, reply))
+            connection.close()
+
+        child.serve(answer)
     except RefusedError as refused:
         with contextlib.suppress(OSError):
             connection.sendall(refused.response)
@@ -122,26 +155,34 @@ def load(inherited: Inherited, loading: Loading) -> NoReturn:
         raise
 
 
-def _loaded(
-    inherited: Inherited, connection: socket.socket, instance: str, steps: "_Steps"
-) -> None:
-    steps.done("confine")
-    _tell(inherited, messages.Serving())
-    host, port = inherited.listener.getsockname()[:2]
-    reply = LoadReply(instance, host, port, os.getpid(), steps.ms)
-    with contextlib.suppress(OSError):  # the watch stream says it as well
-        connection.sendall(response(200, reply))
-    connection.close()
-
-
-def serve_local(inherited: Inherited, plan: Plan, descriptor: int) -> NoReturn:
+def serve_local(
+    inherited: Inherited, listener: socket.socket, plan: Plan, descriptor: int
+) -> NoReturn:
     """Become the process of a module that was given on the command line, and serve."""
-    become(inherited, {descriptor})
+    become(inherited, {descriptor, listener.fileno()})
     try:
-        child = _Child(inherited, plan, descriptor)
+        child = _Child(inherited, listener, plan, descriptor, _new_loop())
     except RefusedError as refused:
         _end(inherited, str(refused), status=1)
     child.serve(lambda: _tell(inherited, messages.Serving()))
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    return loop
+
+
+def _warm_up(host: Host, loader: Loader, loop: asyncio.AbstractEventLoop) -> None:
+    """Touch what a load and a first call will touch, without a thread being started."""
+    path = f"/proc/self/fd/{loader.empty_command}"
+    function = Function(host, path, Sandbox(memory_bytes=MIB, output_bytes=0, timeout_s=1.0), {})
+    function.call([b"warm"]).step()
+    function.close()
+    os.close(loader.empty_command)
+    loader.verify_artifact(bytes(64), b"")
+    loop.run_until_complete(asyncio.sleep(0))
+    gc.collect()
 
 
 def last_words(channel: socket.socket, error: BaseException) -> None:
@@ -175,11 +216,9 @@ class _Steps:
         self._since = now
 
 
-def _read_request(loading: Loading) -> tuple[LoadRequest, memoryview]:
-    connection, call = loading.connection, loading.call
+def _read_request(connection: socket.socket, call: ControlCall) -> tuple[LoadRequest, memoryview]:
     if call.content_length > MAX_LOAD_BYTES:
         raise RefusedError("too-large", f"a load call may have {MAX_LOAD_BYTES} bytes")
-    connection.settimeout(READ_TIMEOUT_S)
     if call.expects_continue:
         connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
     body = bytearray(call.content_length)
@@ -203,22 +242,22 @@ def _read_request(loading: Loading) -> tuple[LoadRequest, memoryview]:
     return request, code
 
 
-def _obtain(loading: Loading, request: LoadRequest, code: memoryview, engine_hash: str) -> int:
+def _obtain(loader: Loader, request: LoadRequest, code: memoryview, engine_hash: str) -> int:
     """Return a sealed, checked memory file with the artifact, sent along or from the cache."""
     if code:
         descriptor = artifact.sealed(code)
-        artifact.check(descriptor, request.artifact, engine_hash, loading.verify_artifact)
+        artifact.check(descriptor, request.artifact, engine_hash, loader.verify_artifact)
         # A full disk costs time later, not the load.
         with contextlib.suppress(OSError):
-            artifact.store(loading.cache_dir, request.artifact, code)
+            artifact.store(loader.cache_dir, request.artifact, code)
         return descriptor
     try:
-        descriptor = artifact.sealed_copy(artifact.cached(loading.cache_dir, request.artifact))
+        descriptor = artifact.sealed_copy(artifact.cached(loader.cache_dir, request.artifact))
     except OSError as error:
         raise RefusedError(
             "artifact-missing", "the artifact is not in the keeper's cache; send it along"
         ) from error
-    artifact.check(descriptor, request.artifact, engine_hash, loading.verify_artifact)
+    artifact.check(descriptor, request.artifact, engine_hash, loader.verify_artifact)
     return descriptor
 
 
@@ -243,13 +282,13 @@ def _plan_of(request: LoadRequest) -> Plan:
     )
 
 
-def _instance_of(request: LoadRequest, inherited: Inherited) -> InstanceState:
+def _instance_of(request: LoadRequest, listener: socket.socket) -> InstanceState:
     return InstanceState(
         instance=request.instance,
         namespace=request.namespace,
         function=request.function,
         revision=request.revision,
-        port=inherited.listener.getsockname()[1],
+        port=listener.getsockname()[1],
         pid=os.getpid(),
         state="loading",
     )
@@ -269,8 +308,17 @@ def _end(inherited: Inherited, reason: str, *, status: int = 0) -> NoReturn:
 class _Child:
     """A function's process, from the prepared module to its end."""
 
-    def __init__(self, inherited: Inherited, plan: Plan, descriptor: int) -> None:
+    def __init__(
+        self,
+        inherited: Inherited,
+        listener: socket.socket,
+        plan: Plan,
+        descriptor: int,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
         self._inherited = inherited
+        self._listener = listener
+        self._loop = loop
         self._plan = plan
         try:
             self._function = Function(
@@ -283,8 +331,6 @@ class _Child:
         except ModuleError as error:
             raise RefusedError("bad-artifact", str(error)) from error
         os.close(descriptor)
-        self._loop = uvloop.new_event_loop()
-        asyncio.set_event_loop(self._loop)
         self._loop.set_exception_handler(self._on_defect)
         scoreboard = inherited.scoreboard
         sandbox_mib = -(-plan.sandbox.memory_bytes // MIB)
@@ -311,7 +357,7 @@ class _Child:
         # In one run of the loop: it makes sockets of its own when it starts.
         server = await self._loop.create_server(
             lambda: Connection(self._service),
-            sock=self._inherited.listener,
+            sock=self._listener,
             backlog=1024,
             start_serving=False,
         )

@@ -1,5 +1,6 @@
 """What the zygote knows of each child."""
 
+import math
 import os
 import signal
 import socket
@@ -13,7 +14,7 @@ from keeper.caller import Caller
 from keeper.scoreboard import Scoreboard
 from schemas.control import InstanceState
 
-State = Literal["loading", "serving", "draining", "gone"]
+State = Literal["spare", "loading", "serving", "draining", "gone"]
 
 END_GRACE_S: Final = 1.0
 """How long after its drain deadline a child may take to end by itself."""
@@ -35,20 +36,20 @@ class Child:
         self,
         *,
         pid: int,
-        port: int,
+        state: State,
         channel: socket.socket,
         scoreboard: Scoreboard,
         budget_index: int,
-        load_by: float,
     ) -> None:
         self.pid = pid
         self.pidfd = os.pidfd_open(pid)
-        self.port = port
+        self.port = 0
+        """Of its listener, as soon as it is to load."""
         self.channel = channel
         self.scoreboard = scoreboard
         self.budget_index = budget_index
-        self.load_by = load_by
-        self.state: State = "loading"
+        self.load_by = math.inf
+        self.state: State = state
         self.identified: InstanceState | None = None
         self.unloads: dict[int, PendingUnload] = {}
         self.end_by = 0.0
@@ -75,6 +76,11 @@ class Child:
         of = self.identified
         return f"{of.namespace}/{of.function} instance {of.instance} (process {self.pid})"
 
+    def identify(self, instance: InstanceState) -> None:
+        """Believe what the child says it is, once; pid and port are known better here."""
+        if self.identified is None and self.state == "loading":
+            self.identified = msgspec.structs.replace(instance, pid=self.pid, port=self.port)
+
     def seen(self) -> InstanceState | None:
         """Return the instance as watchers see it, or None if it is not known yet."""
         if self.identified is None:
@@ -82,7 +88,7 @@ class Child:
         board = self.scoreboard
         return msgspec.structs.replace(
             self.identified,
-            state=self.state,
+            state=self.state if self.state != "spare" else "loading",
             served=board.served,
             in_flight=board.in_flight,
             idle_s=round(board.idle_s, 3),

@@ -28,6 +28,10 @@ DEFAULT_SLOTS: Final = 16
 """Size of the zygote's pool: what a function's default concurrency needs."""
 MAX_WASM_STACK: Final = 1 << 20
 EMPTY_MODULE: Final = b"\0asm\1\0\0\0"
+EMPTY_COMMAND: Final = EMPTY_MODULE + bytes.fromhex(
+    "010401600000 03020100 070a01065f73746172740000 0a040102000b"
+)
+"""`(module (func (export "_start")))`"""
 
 
 class ModuleError(Exception):
@@ -103,6 +107,11 @@ def compile_module(engine: wasmtime.Engine, wasm: bytes) -> wasmtime.Module:
         raise ModuleError(f"the module is not valid: {_one_line(error)}") from error
     check_module(module)
     return module
+
+
+def precompile(engine: wasmtime.Engine, wasm: bytes) -> bytes:
+    """Return what `wasm` compiles to. Raises ModuleError as `compile_module` does."""
+    return bytes(compile_module(engine, wasm).serialize())
 
 
 def check_module(module: wasmtime.Module) -> None:
@@ -203,6 +212,11 @@ class Function:
     def release(self, slot: Slot) -> None:
         """Take back the slot of a call that has ended."""
         self._free.append(slot)
+
+    def close(self) -> None:
+        """Close the files of all calls that have ended; no further call may begin."""
+        for slot in self._free:
+            slot.close()
 
 
 def _one_line(error: Exception) -> str:

@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from keeper.control import ControlCall
 from schemas.control import InstanceState
 
 LINE: Final = b"L"
@@ -50,8 +51,21 @@ class Ending(msgspec.Struct, frozen=True, tag="ending"):
     reason: str
 
 
+class Handover(msgspec.Struct, frozen=True):
+    """A load call for a spare child.
+
+    The packet carries two descriptors: the call's connection, its head already
+    read, and the function's listener.
+    """
+
+    call: ControlCall
+    since: float
+    """When the zygote began with it, on the monotonic clock."""
+
+
 FromChild = Identified | Serving | Agreed | Ending
 
 decode_from_child = msgspec.json.Decoder(FromChild).decode
 decode_from_zygote = msgspec.json.Decoder(Unload).decode
+decode_handover = msgspec.json.Decoder(Handover).decode
 encode = msgspec.json.Encoder().encode

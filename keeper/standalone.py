@@ -17,7 +17,7 @@ from keeper.answer import Program
 from keeper.artifact import sealed
 from keeper.budget import Budget
 from keeper.children import Child, State
-from keeper.engine import Host, ModuleError, Sandbox, compile_module, engine_hash, new_engine
+from keeper.engine import Host, ModuleError, Sandbox, engine_hash, new_engine, precompile
 from keeper.zygote import Zygote
 from schemas.settings import SettingsError
 from schemas.specs import MIB, Interface, Limits
@@ -68,7 +68,8 @@ def serve(flags: Standalone, listener: socket.socket) -> int:
 
     def spawn() -> None:
         zygote.spawn(
-            listener, lambda inherited: child_process.serve_local(inherited, plan, descriptor)
+            lambda inherited: child_process.serve_local(inherited, listener, plan, descriptor),
+            "loading",
         )
 
     def again(child: Child, state: State) -> None:
@@ -93,7 +94,6 @@ def _compile(path: Path) -> int:
     except OSError as error:
         raise SettingsError(f"cannot read the module {path}: {error}") from error
     try:
-        module = compile_module(new_engine(), wasm)
+        return sealed(precompile(new_engine(), wasm))
     except ModuleError as error:
         raise SettingsError(f"{path}: {error}") from error
-    return sealed(bytes(module.serialize()))

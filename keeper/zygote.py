@@ -16,7 +16,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final, NoReturn
 
 import msgspec
@@ -49,6 +48,8 @@ TURN_S: Final = 0.2
 STUCK_GRACE_S: Final = 0.5
 """A slice that runs so long past its call's deadline is in a host call that will not end."""
 LOAD_TIMEOUT_S: Final = 60.0
+SPARE_DELAY_S: Final = 0.05
+"""How long after a load the next spare child is forked."""
 AGREE_TIMEOUT_S: Final = 2.0
 """How long a child may take to answer an unload call: it may be in a host call."""
 
@@ -68,9 +69,8 @@ class Control(msgspec.Struct, frozen=True):
     capacity: int
     host: str
     ports: range
-    cache_dir: Path
     verify_control: Verify
-    verify_artifact: Verify
+    loader: child_process.Loader
 
 
 class Zygote:
@@ -105,6 +105,8 @@ class Zygote:
         self._watchers: set[Watcher] = set()
         self._selector = selectors.DefaultSelector()
         self._next_beat = 0.0
+        self._spare: Child | None = None
+        self._next_spare = 0.0
         self._unloads = 0
 
     def run(self) -> bool:
@@ -138,20 +140,26 @@ class Zygote:
             return
         self.stopping = True
         self._stop_by = time.monotonic() + self._drain_s
-        self.say(f"draining {len(self.children)} function processes, then ending")
+        self.say(f"draining {self.loaded} function processes, then ending")
         for child in self.children.values():
-            if child.state == "loading" or not child.send(self._unload("drain", 0, self._drain_s)):
+            serving = child.state in ("serving", "draining")
+            if not (serving and child.send(self._unload("drain", 0, self._drain_s))):
                 child.kill("the keeper ended before it served")
             else:
                 child.drain_by(self._stop_by)
                 self._changed(child, "draining", "the keeper ends")
 
+    @property
+    def loaded(self) -> int:
+        """How many children are, or are about to be, a function's."""
+        return len(self.children) - (self._spare is not None)
+
     def say(self, text: str, *, level: logs.Level = "info") -> None:
         """Write a line of the keeper's own to the log."""
         self._log.write(logs.line(text, level=level))
 
-    def spawn(self, listener: socket.socket, task: Task) -> Child:
-        """Fork a child that runs `task`; the zygote keeps its own copy of `listener`."""
+    def spawn(self, task: Task, state: State) -> Child:
+        """Fork a child that runs `task`."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         scoreboard = Scoreboard()
         budget_index = self._budget.reserve()
@@ -165,7 +173,6 @@ class Zygote:
                 task(
                     child_process.Inherited(
                         zygote=zygote,
-                        listener=listener,
                         channel=theirs,
                         scoreboard=scoreboard,
                         budget=self._budget,
@@ -182,11 +189,10 @@ class Zygote:
         ours.setblocking(False)
         child = Child(
             pid=pid,
-            port=listener.getsockname()[1],
+            state=state,
             channel=ours,
             scoreboard=scoreboard,
             budget_index=budget_index,
-            load_by=time.monotonic() + LOAD_TIMEOUT_S,
         )
         self.children[pid] = child
         self._on(ours, lambda: self._heard(child))
@@ -220,7 +226,10 @@ class Zygote:
                 self._respond(child.unloads.pop(number).caller, late.response)
         if now >= self._next_beat:
             self._next_beat = now + 1.0
-            self._tell_watchers(WatchTick(len(self.children)))
+            self._tell_watchers(WatchTick(self.loaded))
+        wanted = self._spare is None and not self.stopping and now >= self._next_spare
+        if wanted and self._control is not None:
+            self._spare = self._fork_blank(self._control, warm=True)
 
     # Children.
 
@@ -250,24 +259,31 @@ class Zygote:
             case messages.Identified(instance=instance):
                 if any(c.id == instance.instance for c in self.children.values()):
                     child.kill("an instance of this id is loaded already")
-                    return
-                # Pid and port are what the zygote knows, not what it is told.
-                child.identified = msgspec.structs.replace(
-                    instance, pid=child.pid, port=child.port, state="loading"
-                )
-            case messages.Serving():
+                else:
+                    child.identify(instance)
+            case messages.Serving() if child.state == "loading":
                 self._changed(child, "serving", "")
             case messages.Ending(reason=reason):
                 child.last_words = reason
-            case messages.Agreed(number=number, draining=draining, idle_s=idle_s):
-                pending = child.unloads.pop(number, None)
-                if draining and child.state == "serving":
-                    self._changed(child, "draining", "")
-                if pending is not None:
-                    if draining:
-                        child.drain_by(pending.end_by)
-                    reply = UnloadReply("draining" if draining else "busy", idle_s)
-                    self._respond(pending.caller, control.response(200 if draining else 409, reply))
+            case messages.Agreed():
+                self._agreed(child, message)
+
+    def _agreed(self, child: Child, said: messages.Agreed) -> None:
+        if said.draining and child.state == "serving":
+            self._changed(child, "draining", "")
+        pending = child.unloads.pop(said.number, None)
+        if pending is None:
+            return
+        if said.draining:
+            child.drain_by(pending.end_by)
+        reply = UnloadReply("draining" if said.draining else "busy", said.idle_s)
+        self._respond(pending.caller, control.response(200 if said.draining else 409, reply))
+
+    def _fork_blank(self, keeper: Control, *, warm: bool) -> Child:
+        loader = keeper.loader
+        return self.spawn(
+            lambda inherited: child_process.take_load(inherited, loader, warm=warm), "spare"
+        )
 
     def _changed(self, child: Child, state: State, reason: str) -> None:
         child.state = state
@@ -280,6 +296,9 @@ class Zygote:
         reason = child.end_reason(os.waitstatus_to_exitcode(status))
         state = child.state
         del self.children[child.pid]
+        if child is self._spare:
+            self._spare = None
+            self._next_spare = time.monotonic() + 1.0
         self._off(child.pidfd)
         self._off(child.channel)
         for pending in child.unloads.values():
@@ -337,7 +356,7 @@ class Zygote:
         if (call.method, call.path) == ("GET", "/healthz"):
             health = KeeperHealth(
                 keeper.keeper, self.boot, self._engine_hash, keeper.capacity,
-                len(self.children), self.stopping,
+                self.loaded, self.stopping,
             )  # fmt: skip
             self._respond(caller, control.response(200, health))
             return
@@ -358,14 +377,22 @@ class Zygote:
     def _load(self, caller: Caller, call: control.ControlCall, keeper: Control) -> None:
         if self.stopping:
             raise RefusedError("full", "the keeper is about to end")
-        if len(self.children) >= keeper.capacity:
+        if self.loaded >= keeper.capacity:
             raise RefusedError("full", f"the keeper holds {keeper.capacity} processes already")
-        listener = bind(keeper.host, keeper.ports)
-        loading = child_process.Loading(
-            caller.connection, call, time.monotonic(), keeper.cache_dir, keeper.verify_artifact
-        )
-        self.spawn(listener, lambda inherited: child_process.load(inherited, loading))
-        listener.close()
+        since = time.monotonic()
+        with bind(keeper.host, keeper.ports) as listener:
+            child, self._spare = self._spare or self._fork_blank(keeper, warm=False), None
+            # Not at once: the child has the processor now.
+            self._next_spare = since + SPARE_DELAY_S
+            child.state = "loading"
+            child.port = listener.getsockname()[1]
+            child.load_by = since + LOAD_TIMEOUT_S
+            packet = messages.encode(messages.Handover(call, since))
+            descriptors = [caller.connection.fileno(), listener.fileno()]
+            try:
+                socket.send_fds(child.channel, [packet], descriptors)
+            except OSError as error:
+                raise RefusedError("internal", "the new process has died; try again") from error
         self._hang_up(caller)  # the child answers
 
     def _pass_unload(self, caller: Caller, call: control.ControlCall, body: bytes) -> None:

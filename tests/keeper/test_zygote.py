@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -387,6 +388,27 @@ def test_loads_at_once_are_all_answered(start_keeper: Start) -> None:
         thread.join()
     assert [status for status, _ in results] == [200] * 20
     assert len({msgspec.json.decode(answer)["port"] for _, answer in results}) == 20
+
+
+def test_a_spare_child_waits_with_one_thread_and_is_replaced(
+    start_keeper: Start, wait_for: Callable[..., None]
+) -> None:
+    keeper = start_keeper()
+    tasks = Path(f"/proc/{keeper.process.pid}/task/{keeper.process.pid}/children")
+
+    def children() -> list[int]:
+        return [int(pid) for pid in tasks.read_text().split()]
+
+    wait_for(lambda: len(children()) == 1)
+    (spare,) = children()
+    # Blocked in recvmsg: it has warmed up.
+    wait_for(lambda: Path(f"/proc/{spare}/syscall").read_text().startswith("47 "))
+    assert len(list(Path(f"/proc/{spare}/task").iterdir())) == 1
+    assert keeper.load("hello").reply.pid == spare
+    wait_for(lambda: len(children()) == 2)
+    (other,) = set(children()) - {spare}
+    os.kill(other, signal.SIGKILL)
+    assert keeper.load("hello").run()["status"] == 0
 
 
 def test_function_ports_come_from_the_range_that_is_given(start_keeper: Start) -> None:
