@@ -94,6 +94,14 @@ class Child:
             idle_s=round(board.idle_s, 3),
         )
 
+    def hand_over(self, packet: bytes, descriptors: list[int]) -> bool:
+        """Give a spare child its load call; False if it has died."""
+        try:
+            socket.send_fds(self.channel, [packet], descriptors)
+        except OSError:
+            return False
+        return True
+
     def send(self, unload: messages.Unload) -> bool:
         """Pass an unload on; False if the child does not take it."""
         try:

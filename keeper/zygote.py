@@ -381,18 +381,17 @@ class Zygote:
             raise RefusedError("full", f"the keeper holds {keeper.capacity} processes already")
         since = time.monotonic()
         with bind(keeper.host, keeper.ports) as listener:
-            child, self._spare = self._spare or self._fork_blank(keeper, warm=False), None
+            packet = messages.encode(messages.Handover(call, since))
+            descriptors = [caller.connection.fileno(), listener.fileno()]
+            child, self._spare = self._spare, None
+            if child is None or not child.hand_over(packet, descriptors):
+                child = self._fork_blank(keeper, warm=False)
+                child.hand_over(packet, descriptors)
             # Not at once: the child has the processor now.
             self._next_spare = since + SPARE_DELAY_S
             child.state = "loading"
             child.port = listener.getsockname()[1]
             child.load_by = since + LOAD_TIMEOUT_S
-            packet = messages.encode(messages.Handover(call, since))
-            descriptors = [caller.connection.fileno(), listener.fileno()]
-            try:
-                socket.send_fds(child.channel, [packet], descriptors)
-            except OSError as error:
-                raise RefusedError("internal", "the new process has died; try again") from error
         self._hang_up(caller)  # the child answers
 
     def _pass_unload(self, caller: Caller, call: control.ControlCall, body: bytes) -> None:

@@ -408,6 +408,7 @@ def test_a_spare_child_waits_with_one_thread_and_is_replaced(
     wait_for(lambda: len(children()) == 2)
     (other,) = set(children()) - {spare}
     os.kill(other, signal.SIGKILL)
+    wait_for(lambda: other not in children())
     assert keeper.load("hello").run()["status"] == 0
 
 
