@@ -11,7 +11,7 @@ import click
 
 from schemas.specs import FunctionSpec, Module
 from wasmfn.cli.deploy import default_name, lines, wishes
-from wasmfn.cli.flags import MODULE_FILE, function_options, with_flags
+from wasmfn.cli.flags import function_options, with_flags
 from wasmfn.cli.output import write
 from wasmfn.cli.parameters import NAME, ROUTE, Route
 from wasmfn.cli.session import Session, with_session
@@ -24,7 +24,9 @@ from wasmfn.render import Span, event, log_line, printable
 
 
 @click.command(cls=Verb)
-@click.argument("file", type=MODULE_FILE)
+@click.argument(
+    "file", type=click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Path)
+)
 @click.option("--name", type=NAME, help="Name of the function.  [default: that of the file]")
 @click.option(
     "--route", "routes", type=ROUTE, multiple=True, metavar="[METHODS:]/PATH",
@@ -77,31 +79,36 @@ async def dev(
             write(*lines(deployed, session.platform()))
 
     async with session.connect() as client:
-        shown = [_events(client, session.namespace, name), _logs(client, session.namespace, name)]
-        if not watch:
-            await _together([deploy_now(client), *shown])
-            return
+        changed = asyncio.Event()
+        changed.set()
 
         async def redeploy() -> None:
-            await deploy_now(client)
-            async for _ in changes(file):
+            while True:
+                await changed.wait()
+                changed.clear()
                 await deploy_now(client)
 
-        await _together([redeploy(), *shown])
+        works = [
+            redeploy(),
+            _events(client, session.namespace, name),
+            _logs(client, session.namespace, name),
+        ]
+        if watch:
+            # First, so that it watches before the first deployment reads the file.
+            works.insert(0, _watch(file, changed))
+        await _together(works)
 
 
-async def changes(file: Path) -> Any:
-    """Yield once for each time that `file` was written, however its writer does it.
+async def _watch(file: Path, changed: asyncio.Event) -> None:
+    """Set `changed` each time that `file` was written, however its writer does it.
 
     The folder is watched and not the file: compilers replace it by a new one.
     """
-    from watchfiles import awatch  # noqa: PLC0415 - only for this verb
+    from watchfiles import Change, awatch  # noqa: PLC0415 - only for this verb
 
-    wanted = str(await asyncio.to_thread(file.resolve))
-    folder = Path(wanted).parent
-    async for changed in awatch(folder, debounce=50, step=20, recursive=False):
-        if any(path == wanted for _, path in changed) and Path(wanted).exists():  # noqa: ASYNC240
-            yield None
+    async for news in awatch(file.parent, debounce=50, step=20, recursive=False):
+        if any(path == str(file) and kind != Change.deleted for kind, path in news):
+            changed.set()
 
 
 async def _events(client: Client, namespace: str, name: str) -> None:

@@ -12,6 +12,10 @@ class Verb(click.Command):
         """Write the docstring without filling its lines anew."""
         _write(self, formatter)
 
+    def get_short_help_str(self, limit: int = 0) -> str:
+        """Return the first line of the docstring, whole."""
+        return (self.help or "").partition("\n")[0]
+
 
 class VerbGroup(click.Group):
     """A group of verbs, with its docstring as help, line by line."""
