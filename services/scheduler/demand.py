@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 from fast_depends.msgspec import MsgSpecSerializer
+from faststream.exceptions import NackMessage
 from faststream.nats import NatsBroker, NatsMessage
 from nats.aio.client import Client
 
@@ -32,6 +33,8 @@ MAX_WAIT_S: Final = 60.0
 PARALLEL: Final = 256
 """Demands answered at a time; each is one function of one router."""
 _PROBE_S: Final = 0.5
+_END_S: Final = 0.5
+"""How long answers under way may take when the term ends."""
 _AT_MOST_RETRY_S: Final = 0.5
 _MAX_ROUTERS: Final = 256
 _AT_ONCE: Final = 16
@@ -48,7 +51,11 @@ class Demands:
         self.on_function: Callable[[FunctionName], None] = lambda name: None
 
     async def answer(self, name: FunctionName, request: DemandRequest) -> DemandReply:
-        """Return endpoints that serve now, or why none will before the router's deadline."""
+        """Return endpoints that serve now, or why none will before the router's deadline.
+
+        Raises:
+            DeposedError: the next leader is to be asked.
+        """
         begun = time.monotonic()
         active = self._world.active.get(name)
         if active is None:
@@ -116,9 +123,11 @@ class Demands:
             )
             met: list[Loaded] = []
             for task in done:
+                if task.cancelled():
+                    raise DeposedError("the term is over")
                 try:
                     met.append(task.result())
-                except (LoadError, DeposedError) as error:
+                except LoadError as error:
                     problem = str(error)
             if met:
                 return DemandMet([one.instance.endpoint for one in met], met[0].steps_ms)
@@ -167,7 +176,11 @@ class _Broker(NatsBroker):
     """A broker on the service's own connection, so there is one set of credentials."""
 
     def __init__(self, nc: Client) -> None:
-        super().__init__(serializer=MsgSpecSerializer(use_fastdepends_errors=False), logger=None)
+        super().__init__(
+            serializer=MsgSpecSerializer(use_fastdepends_errors=False),
+            logger=None,
+            graceful_timeout=_END_S,
+        )
         self._shared = nc
 
     async def _connect(self) -> Client:
@@ -189,7 +202,11 @@ async def listening(bus: Bus, demands: Demands) -> AsyncIterator[None]:
             request = msgspec.json.decode(message.body, type=DemandRequest)
         except msgspec.DecodeError as error:
             return msgspec.json.encode(DemandRefused(f"this is no demand: {error}", 60.0))
-        reply = await demands.answer((tokens["namespace"], tokens["function"]), request)
+        try:
+            reply = await demands.answer((tokens["namespace"], tokens["function"]), request)
+        except DeposedError:
+            # Without an answer the router asks again, and then it is the next leader's.
+            raise NackMessage from None
         DEMANDS.labels("met" if isinstance(reply, DemandMet) else "refused").inc()
         return msgspec.json.encode(reply)
 

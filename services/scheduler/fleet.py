@@ -38,6 +38,8 @@ class FleetSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     warm_namespaces: frozenset[str]
     """These have a keeper before they have a function."""
+    capacity: int
+    """What one keeper holds."""
     max_keepers: int
     """For each pool."""
     linger_s: float
@@ -117,6 +119,7 @@ class Fleet:
             keepers,
             needed=needed,
             wanted_room=room,
+            capacity=self._settings.capacity,
             most=self._settings.max_keepers,
             linger_s=self._settings.linger_s,
         )
@@ -125,7 +128,8 @@ class Fleet:
         if change.start:
             if (wait := self._not_before.get(pool, 0.0) - now) > 0:
                 return wait
-            await self._start(pool)
+            for _ in range(change.start):
+                await self._start(pool)
         starting = any(keeper.starting for keeper in keepers) or change.start > 0
         lingering = [k for k in keepers if k.ready and k.held == 0]
         if starting:

@@ -36,7 +36,7 @@ from schemas.signing import SIGNATURE_HEADER, SIGNED_HEADER, Claims, control_tex
 
 LOAD_S: Final = 10.0
 UNLOAD_S: Final = 5.0
-SILENCE_S: Final = 3.5
+SILENCE_S: Final = 3.0
 """A watch stream ticks each second; after this much silence it is given up."""
 
 _CONNECT_S: Final = 1.0

@@ -85,6 +85,7 @@ class Leader:
         self._fleet = Fleet(
             FleetSettings(
                 warm_namespaces=settings.warm_namespaces,
+                capacity=settings.keeper_capacity,
                 max_keepers=settings.max_keepers,
                 linger_s=settings.keeper_linger_s,
             ),
@@ -122,6 +123,7 @@ class Leader:
         self._loader.on_want = lambda pool: put(POOL, pool)
         self._watches.on_function = function
         self._watches.on_room = room
+        self._watches.on_silent = lambda keeper: self._loader.interrupt(keeper.uid)
         self._watches.on_unresponsive = unresponsive
         self._fleet.on_function = function
         self._fleet.on_pool = lambda pool: put(POOL, pool)
@@ -147,7 +149,10 @@ class Leader:
                         duration_ms=(time.monotonic() - begun) * 1e3,
                     )
                     ready()
-                    await asyncio.Event().wait()
+                    try:
+                        await asyncio.Event().wait()
+                    finally:
+                        await self._loader.close()
         finally:
             self._tell("leader-lost", f"this scheduler leads no more; term {self._reign.term} ends")
             await self._loader.close()

@@ -71,6 +71,8 @@ class Loader:
         self._artifacts = artifacts
         self._secrets = secrets
         self._tasks: dict[asyncio.Task[Loaded], FunctionName] = {}
+        self._calls: dict[asyncio.Task[LoadReply], str] = {}
+        self._ending: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
         self.waiting: Counter[Pool] = Counter()
         """How many loads wait for a keeper with room."""
@@ -99,9 +101,15 @@ class Loader:
         self._room.set()
         self._room = asyncio.Event()
 
+    def interrupt(self, uid: str) -> None:
+        """Wait no longer for answers of a keeper that has gone silent."""
+        for call, of in self._calls.items():
+            if of == uid:
+                call.cancel()
+
     async def close(self) -> None:
         """Give up every load under way."""
-        tasks = tuple(self._tasks)
+        tasks = (*self._tasks, *self._ending)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -182,7 +190,9 @@ class Loader:
                 if isinstance(error, ControlError) and error.problem == "full":
                     keeper.full_until = time.monotonic() + FULL_S
                 elif isinstance(error, UnreachableError):
-                    await self._abandon(keeper, instance)
+                    ending = asyncio.create_task(self._abandon(keeper, instance))
+                    self._ending.add(ending)
+                    ending.add_done_callback(self._ending.discard)
                 avoid.add(keeper.uid)
                 problem = str(error)
                 continue
@@ -248,12 +258,11 @@ class Loader:
     async def _call(self, keeper: Keeper, request: LoadRequest, deadline: float) -> LoadReply:
         """Make the load call; send the artifact's bytes only if the keeper asks for them."""
         self._record.check()
-        assert keeper.fact is not None  # noqa: S101 - a keeper with room has told of itself
         artifact = request.artifact
         within_s = max(0.1, deadline - time.monotonic())
         if artifact.sha256 in keeper.artifacts or not keeper.lacks_artifacts:
             try:
-                reply = await self._client.load(keeper.fact, request, within_s=within_s)
+                reply = await self._interruptible(keeper, request, b"", within_s)
             except ControlError as error:
                 if error.problem != "artifact-missing":
                     raise
@@ -267,9 +276,24 @@ class Loader:
         except ArtifactError as error:
             raise LoadError(str(error)) from error
         self._record.check()
-        reply = await self._client.load(keeper.fact, request, data, within_s=within_s)
+        reply = await self._interruptible(keeper, request, data, within_s)
         keeper.artifacts.add(artifact.sha256)
         return reply
+
+    async def _interruptible(
+        self, keeper: Keeper, request: LoadRequest, data: bytes, within_s: float
+    ) -> LoadReply:
+        assert keeper.fact is not None  # noqa: S101 - a keeper with room has told of itself
+        call = asyncio.create_task(self._client.load(keeper.fact, request, data, within_s=within_s))
+        self._calls[call] = keeper.uid
+        try:
+            await asyncio.wait({call})
+        finally:
+            del self._calls[call]
+            call.cancel()
+        if call.cancelled():
+            raise UnreachableError(f"the keeper {keeper.uid} has gone silent")
+        return call.result()
 
     async def _abandon(self, keeper: Keeper, instance: str) -> None:
         """End what a keeper may have loaded although it did not say so."""

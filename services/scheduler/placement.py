@@ -75,16 +75,23 @@ class Change(msgspec.Struct, frozen=True):
 
 
 def change(
-    keepers: Sequence[Keeper], *, needed: bool, wanted_room: int, most: int, linger_s: float
+    keepers: Sequence[Keeper],
+    *,
+    needed: bool,
+    wanted_room: int,
+    capacity: int,
+    most: int,
+    linger_s: float,
 ) -> Change:
     """Return which keepers to start and stop.
 
-    A keeper that is starting counts as room, so that one want starts one keeper.
+    A keeper that is starting counts with its whole room, so that one want starts one.
 
     Args:
         keepers: all keepers of the namespace or function, starting ones included.
         needed: whether anything is there to be run at all.
         wanted_room: room that should be free, for what waits and to spare.
+        capacity: what a keeper that is started will hold.
         most: how many keepers there may be.
         linger_s: how long an empty keeper stays before it is stopped.
     """
@@ -93,8 +100,9 @@ def change(
         return Change(stop=tuple(keeper.uid for keeper in empty))
     starting = sum(keeper.starting for keeper in keepers)
     room = sum(max(0, keeper.room) for keeper in keepers)
-    if starting == 0 and room < wanted_room:
-        return Change(start=1 if len(keepers) < most else 0)
+    if room < wanted_room:
+        missing = -(-(wanted_room - room) // capacity) - starting
+        return Change(start=max(0, min(missing, most - len(keepers))))
     stop = []
     for keeper in sorted(empty, key=lambda k: (-k.idle_s, k.uid)):
         if keeper.idle_s >= linger_s and room - keeper.capacity >= wanted_room:

@@ -36,6 +36,7 @@ class Watches:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.on_function: Callable[[FunctionName], None] = lambda name: None
         self.on_room: Callable[[Keeper], None] = lambda keeper: None
+        self.on_silent: Callable[[Keeper], None] = lambda keeper: None
         self.on_unresponsive: Callable[[Keeper, str], Awaitable[None]]
 
     def ensure(self, keeper: Keeper) -> None:
@@ -76,6 +77,7 @@ class Watches:
             except (ControlError, UnreachableError) as error:
                 problem = str(error)
             now = time.monotonic()
+            self.on_silent(keeper)
             if keeper.watched:
                 keeper.expected_until = now + _BLINK_S
             elif now > keeper.expected_until:

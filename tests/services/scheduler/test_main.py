@@ -158,6 +158,52 @@ async def test_a_killed_keeper_is_withdrawn_from_and_replaced(stack: Stack) -> N
     assert (await call(replaced, "2", "1")).json()["output"] == ["1 2"]
 
 
+async def test_a_keeper_that_is_frozen_is_worked_around_and_then_replaced(stack: Stack) -> None:
+    await stack.deploy("cold", **ONCE_IDLE)
+    await stack.deploy("warm", scaling={"min_instances": 1})
+    await stack.until(lambda: not stack.endpoints("cold"))
+    [warm] = stack.endpoints("warm")
+    os.kill(stack.keepers()[warm.pod].pid, signal.SIGSTOP)
+    assert (await call(warm, "2", "1")).status_code == 200, "its functions are other processes"
+    [cold] = await stack.met("cold", deadline_s=15.0)
+    assert cold.pod != warm.pod
+    [replaced] = await stack.until(
+        lambda: [e for e in stack.endpoints("warm") if e.pod != warm.pod], within_s=40
+    )
+    assert (await call(replaced, "2", "1")).status_code == 200
+    await stack.until(lambda: stack.endpoints("warm") == [replaced])
+
+
+async def test_many_cold_functions_at_once_are_all_met(bare: Stack) -> None:
+    bare.start("scheduler", keeper_capacity=8, keeper_linger_s=0.5)
+    await bare.until(lambda: bare.events("leader-elected"))
+    names = [f"f{number}" for number in range(20)]
+    for name in names:
+        await bare.deploy(name, scaling={"idle_timeout_s": 3.0})
+    await bare.until(lambda: not bare.seen.endpoints)
+    replies = await asyncio.gather(*(bare.demand(name) for name in names))
+    met = [reply for reply in replies if isinstance(reply, DemandMet)]
+    assert len(met) == len(names)
+    for reply in met:
+        assert (await call(reply.endpoints[0], "1")).status_code == 200
+
+
+async def test_a_leader_that_is_told_to_stop_does_not_wait_for_what_never_comes(
+    bare: Stack,
+) -> None:
+    bare.start("scheduler", max_keepers=1, keeper_capacity=1)
+    await bare.deploy("one", scaling={"min_instances": 1})
+    await bare.apply("function", "two", {"module": await bare.upload("hello")})
+    await bare.until(lambda: "wasmfn.status.function.default.two" in bare.seen.status)
+    demand = asyncio.create_task(bare.demand("one", "saturated", deadline_s=30))
+    keepers = set(bare.keepers())
+    async with asyncio.timeout(5):
+        await asyncio.to_thread(bare.kill, "scheduler", signal.SIGTERM)
+    demand.cancel()
+    assert set(bare.keepers()) == keepers
+    assert (await call(bare.endpoints("one")[0], "1")).status_code == 200
+
+
 async def test_a_function_waits_for_its_environment_whatever_the_order(stack: Stack) -> None:
     revision = await stack.apply("function", "sort", {"environment": "wasm"})
     status = await stack.status("sort", "waiting", revision)

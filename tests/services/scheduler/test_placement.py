@@ -57,15 +57,18 @@ def test_processes_of_one_function_are_spread_before_keepers_are_filled() -> Non
 def test_a_change_of_the_fleet_keeps_the_room_that_is_wanted(
     have: list[Keeper], needed: bool, wanted: int, most: int, linger: float
 ) -> None:
-    decided = change(have, needed=needed, wanted_room=wanted, most=most, linger_s=linger)
+    decided = change(
+        have, needed=needed, wanted_room=wanted, capacity=4, most=most, linger_s=linger
+    )
     stopped = [one for one in have if one.uid in decided.stop]
     assert all(one.ready and one.held == 0 for one in stopped), "what is used is not stopped"
     left = sum(max(0, one.room) for one in have if one not in stopped)
     if decided.start:
         assert needed
         assert left < wanted
-        assert len(have) < most
-        assert not any(one.starting for one in have), "one want starts one keeper"
+        assert len(have) + decided.start <= most
+        coming = decided.start + sum(one.starting for one in have)
+        assert left + 4 * (coming - 1) < wanted, "no more are started than are wanted"
     if needed and stopped:
         assert left >= wanted
         assert all(one.idle_s >= linger for one in stopped)
@@ -73,4 +76,4 @@ def test_a_change_of_the_fleet_keeps_the_room_that_is_wanted(
 
 def test_a_namespace_that_needs_nothing_keeps_no_empty_keeper() -> None:
     have = [keeper("1"), keeper("2", 1)]
-    assert change(have, needed=False, wanted_room=0, most=9, linger_s=60).stop == ("1",)
+    assert change(have, needed=False, wanted_room=0, capacity=4, most=9, linger_s=60).stop == ("1",)
