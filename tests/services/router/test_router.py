@@ -127,7 +127,7 @@ async def test_a_nats_that_comes_back_empty_takes_nothing_away(
 
     await eventually(lambda: platform.nc.is_connected)
     await ensure_streams(platform.js)
-    await eventually(lambda: router.said("what is served stays"), 20)
+    await eventually(lambda: router.said("is a new, other stream", times=3), 20)
     assert (await router.request("POST", "/f", b"x")).status == 200
     await platform.route("new", function="f")
     await status_is(router, 200, "/new")
