@@ -6,7 +6,8 @@ import prometheus_client
 
 from services.bus.connection import connect
 from services.bus.events import event_log
-from services.bus.streams import ensure_streams
+from services.bus.permissions import used_by
+from services.bus.streams import provide
 from services.podwatch.logs import LogCarrier
 from services.podwatch.metrics import PodwatchMetrics
 from services.podwatch.node import Node
@@ -21,7 +22,7 @@ async def main(process: Process, settings: PodwatchSettings) -> None:
     facts = process.ready.needs("facts", "the stream and the pods are not read yet")
     offsets = _open_offsets(Path(settings.state_dir))
     async with connect(settings, f"podwatch {settings.node}") as bus, event_log(bus) as events:
-        await ensure_streams(bus.js)
+        await provide(bus, settings, used_by("podwatch"))
         logs = LogCarrier(bus, offsets)
         node = Node(settings.node, bus, ProcessSource(Path(settings.pods_dir)), logs, events)
         prometheus_client.REGISTRY.register(PodwatchMetrics(node, logs, events))

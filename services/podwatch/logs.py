@@ -119,6 +119,8 @@ class LogCarrier:
             while (batch := tail.read(position)) is not None:
                 position = await self._take(uid, tail, namespace, batch, position)
                 self._offsets.put(uid, position)
+                # A batch of nothing but garbage waits for nobody, and a pod may die meanwhile.
+                await asyncio.sleep(0)
             if ended:
                 return
             trimmed = tail.trim(position)

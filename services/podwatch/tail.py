@@ -15,8 +15,8 @@ import msgspec
 
 from services.podwatch.offsets import Position
 
-CHUNK_BYTES: Final = 256 * 1024
-"""Read at once; also the longest line."""
+CHUNK_BYTES: Final = 64 * 1024
+"""Read at once; also the longest line. A keeper's own are shorter."""
 TRUNCATE_BYTES: Final = 8 * 1024 * 1024
 """A log this long is cut when it was read to its end."""
 BACKLOG_BYTES: Final = 64 * 1024 * 1024

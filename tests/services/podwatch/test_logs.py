@@ -185,6 +185,17 @@ async def test_a_loud_function_is_cut_down_and_the_next_line_says_so(bus, log, t
         assert dropped >= 7
 
 
+async def test_a_flood_of_garbage_leaves_time_for_everything_else(bus, log, tmp_path):
+    append(log, b"garbage\n" * 100_000)
+    turns = 0
+    async with carrying(bus, tmp_path) as carrier:
+        carrier.follow("u1", log, "default")
+        while carrier.garbage < 100_000:
+            turns += 1
+            await asyncio.sleep(0)
+    assert turns > 800_000 / tailing.CHUNK_BYTES
+
+
 async def test_a_log_that_is_not_there_is_no_error(bus, tmp_path):
     async with carrying(bus, tmp_path) as carrier:
         carrier.follow("u1", tmp_path / "nothing", "default")
