@@ -1,5 +1,6 @@
 """The platform that the scenarios run on: this machine; a cluster comes to stand beside it."""
 
+import contextlib
 from collections.abc import Iterator
 
 import pytest
@@ -10,10 +11,9 @@ from tests.scenarios.platforms.local import LocalPlatform
 @pytest.fixture(scope="session")
 def local_platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPlatform]:
     """Run one platform for all scenarios: each uses functions of its own."""
-    platform = LocalPlatform(tmp_path_factory.mktemp("platform"))
-    platform.start()
-    yield platform
-    platform.close()
+    with contextlib.closing(LocalPlatform(tmp_path_factory.mktemp("platform"))) as platform:
+        platform.start()
+        yield platform
 
 
 @pytest.fixture

@@ -22,10 +22,9 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPlatform]:
-    platform = LocalPlatform(tmp_path_factory.mktemp("cli"))
-    platform.start()
-    yield platform
-    platform.close()
+    with contextlib.closing(LocalPlatform(tmp_path_factory.mktemp("cli"))) as platform:
+        platform.start()
+        yield platform
 
 
 def example(name: str) -> str:

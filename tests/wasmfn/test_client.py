@@ -147,6 +147,24 @@ async def test_waiting_ends_with_the_status_of_each_revision(client: Client) -> 
     assert set(phases) <= {"function building", "route active", "function active"}
 
 
+async def test_the_status_of_an_older_revision_ends_no_wait(client: Client) -> None:
+    first = await client.publish(SORT, SPEC)
+    await tell(client, SORT, first, "active", first)
+    second = await client.publish(SORT, SPEC)
+    with pytest.raises(DeadlineError, match="nobody has looked at"):
+        await client.wait({SORT: second}, 0.3)
+    await tell(client, SORT, second, "active", second)
+    assert (await client.wait({SORT: second}, 10))[SORT].observed_revision == second
+
+
+async def test_a_withdrawn_object_is_gone_unless_it_was_published_again(client: Client) -> None:
+    revision = await client.publish(SORT, SPEC)
+    await client.withdraw({SORT: revision - 1})
+    assert await client.find(SORT) is not None
+    await client.withdraw({SORT: revision})
+    assert await client.find(SORT) is None
+
+
 async def test_a_rejected_revision_is_an_error_that_says_why_and_what_stays(
     client: Client,
 ) -> None:

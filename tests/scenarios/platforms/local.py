@@ -47,7 +47,9 @@ class LocalPlatform:
         )
         assert self._process.stdout is not None
         said = self._process.stdout.readline()
-        assert said.startswith("ready http://"), (self.directory / "up.log").read_text()
+        if not said.startswith("ready http://"):
+            self.stop()
+            raise AssertionError((self.directory / "up.log").read_text())
         self._address = said.split()[1].removeprefix("http://")
 
     def stop(self) -> int:
