@@ -3,6 +3,11 @@
 Most calls end within their first slice and are answered without a task, a
 timer or a turn of the event loop. The others wait in a queue; each turn of
 the loop runs one slice of the first, so that new requests get in between.
+
+A host call that waits (a sleep is `poll_oneoff`) is no compiled code and gives
+no way: it holds its process until it returns, or until the zygote ends the
+process because the call is past its deadline. A function that sleeps wants
+more processes, not more concurrency.
 """
 
 import asyncio

@@ -263,6 +263,7 @@ class Zygote:
                     child.identify(instance)
             case messages.Serving() if child.state == "loading":
                 self._changed(child, "serving", "")
+                self.say(f"{child.name}: serves at port {child.port}")
             case messages.Ending(reason=reason):
                 child.last_words = reason
             case messages.Agreed():
