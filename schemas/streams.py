@@ -87,7 +87,7 @@ STATUS: Final = Stream(
     message=status.Status,
     description="How far each object is, and what is wrong with it, for people.",
     writer="scheduler",
-    readers=("people",),
+    readers=("people", "scheduler"),
     max_msgs_per_subject=1,
     max_bytes=256 * MIB,
 )
@@ -117,7 +117,7 @@ ENDPOINTS: Final = Stream(
     message=endpoints.Endpoint,
     description="Where each instance answers.",
     writer="scheduler",
-    readers=("router",),
+    readers=("router", "scheduler"),
     max_msgs_per_subject=1,
     max_bytes=256 * MIB,
 )
