@@ -124,7 +124,9 @@ class Fleet:
             linger_s=self._settings.linger_s,
         )
         for uid in change.stop:
-            await self.stop(uid, "it is not needed any more")
+            # While another was stopped, this one may have been given something.
+            if (keeper := self._world.keepers.get(uid)) is not None and not keeper.held:
+                await self.stop(uid, "it is not needed any more")
         if change.start:
             if (wait := self._not_before.get(pool, 0.0) - now) > 0:
                 return wait
