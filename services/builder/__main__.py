@@ -15,7 +15,8 @@ from services.builder.registry import Policy, credentials_file, read_credentials
 from services.builder.settings import BuilderSettings
 from services.bus.connection import connect
 from services.bus.events import event_log
-from services.bus.streams import ensure_buckets, ensure_streams
+from services.bus.permissions import used_by
+from services.bus.streams import provide
 from services.process import Process, PublicError, serve
 
 MIB = 1024 * 1024
@@ -28,8 +29,7 @@ async def main(process: Process, settings: BuilderSettings) -> None:
     bounds = _bounds(settings)
     work = _work_folder(Path(settings.work_dir))
     async with connect(settings, "builder") as bus, event_log(bus) as events:
-        await ensure_streams(bus.js)
-        await ensure_buckets(bus.js)
+        await provide(bus, settings, used_by("builder"))
         artifacts = Artifacts(bus, key)
         records = Records(bus)
         images = LocalImages(Path(settings.image_dir), settings.image_platform)

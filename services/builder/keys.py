@@ -1,5 +1,6 @@
 """The builder's signing key, which makes an artifact one that keepers will run."""
 
+import os
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -18,7 +19,9 @@ def read_signing_key(file: Path) -> Ed25519PrivateKey:
         PublicError: no such file, others may read it, or it holds no such key.
     """
     try:
-        if file.stat().st_mode & 0o077:
+        found = file.stat()
+        # Kubernetes keeps the files of a Secret root's and lets a pod's group read them.
+        if found.st_mode & (0o077 if found.st_uid == os.geteuid() else 0o007):
             raise PublicError(f"others may read the signing key {file}; run: chmod 600 {file}")
         data = file.read_bytes()
     except OSError as error:

@@ -12,7 +12,7 @@ import random
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Annotated, Any, Final, Literal, NoReturn
 from urllib.parse import urlsplit
 
 import msgspec
@@ -40,8 +40,17 @@ class BusSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """One or more server addresses, separated by commas."""
     nats_token_file: str = ""
     nats_creds_file: str = ""
+    nats_user: str = ""
+    nats_password_file: str = ""
+    """The password of `nats_user`, read again at each connection."""
+    nats_inbox_prefix: str = "_INBOX"
+    """Answers come to subjects below it: one of its own lets a user read no other's answers."""
     nats_wait_s: float = 10.0
     """How long to wait at start for a server that is not there yet."""
+    nats_streams: Literal["make", "await"] = "make"
+    """Make the streams that are missing, or wait until who is permitted to has made them."""
+    nats_replicas: Annotated[int, msgspec.Meta(ge=0, le=5)] = 0
+    """On how many servers streams are kept; 0 leaves that as found."""
 
 
 class Bus:
@@ -149,6 +158,7 @@ class Bus:
             # The client only sleeps for it; its annotation says int.
             reconnect_time_wait=random.uniform(*_RECONNECT_WAIT_S),  # type: ignore[arg-type]  # noqa: S311 - jitter
             ping_interval=_PING_INTERVAL_S,
+            inbox_prefix=settings.nats_inbox_prefix,
             **credentials,
         )
 
@@ -239,19 +249,25 @@ def _credentials(settings: BusSettings) -> dict[str, Any]:
     """Return the client's options for what the settings name."""
     options: dict[str, Any] = {}
     if settings.nats_token_file:
-        file = Path(settings.nats_token_file)
-
-        def token() -> str:
-            """Return the token as it is now: asked for at every connection."""
-            return file.read_text("utf-8").strip()
-
-        try:
-            token()
-        except (OSError, UnicodeDecodeError) as error:
-            raise BusRefused("to start", f"cannot read nats_token_file: {error}") from error
-        options["token"] = token
+        options["token"] = _secret("nats_token_file", settings.nats_token_file)
+    if settings.nats_user:
+        options["user"] = settings.nats_user
+        options["password"] = _secret("nats_password_file", settings.nats_password_file)
     if settings.nats_creds_file:
         if not Path(settings.nats_creds_file).is_file():
             raise BusRefused("to start", f"there is no file {settings.nats_creds_file}")
         options["user_credentials"] = settings.nats_creds_file
     return options
+
+
+def _secret(setting: str, path: str) -> Callable[[], str]:
+    """Return what reads the file's text as it is now: called at every connection."""
+
+    def read() -> str:
+        return Path(path).read_text("utf-8").strip()
+
+    try:
+        read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BusRefused("to start", f"cannot read {setting}: {error}") from error
+    return read

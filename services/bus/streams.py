@@ -1,20 +1,27 @@
 """Make the streams and buckets of the platform exist, whoever comes first.
 
-Every service calls this at start, so that no order of starting matters.
-Settings that only an operator can know, such as replicas, are left as found.
+Every service calls this at start, so that no order of starting matters. Where
+only one service is permitted to make them, the others wait for it. Replicas are
+left as found unless an operator says how many there are to be.
 """
 
+import asyncio
+import logging
 from collections.abc import Iterable
 from typing import Final
 
 import msgspec
+import nats.errors
 from nats.js import api
 from nats.js.client import JetStreamContext
 from nats.js.errors import APIError, NotFoundError
 
 from schemas.builds import MODULES_BUCKET, UPLOADS_BUCKET
 from schemas.streams import DAY_S, MIB, STREAMS, Stream
+from services.bus.connection import Bus, BusSettings
 from services.bus.errors import BusRefused, StreamConflict
+
+log = logging.getLogger(__name__)
 
 _NO_ROOM: Final = (10023, 10028, 10047, 10022)
 """Server error codes: not enough memory, storage or account limit for a stream."""
@@ -26,30 +33,74 @@ class Bucket(msgspec.Struct, frozen=True):
     name: str
     max_bytes: int
     max_age_s: float = 0.0
+    writer: str = "anyone"
+    readers: tuple[str, ...] = ()
 
 
 BUCKETS: Final = (
     # What a client uploaded is needed until it is built.
-    Bucket(UPLOADS_BUCKET, 1024 * MIB, max_age_s=DAY_S),
-    Bucket(MODULES_BUCKET, 4096 * MIB),
+    Bucket(UPLOADS_BUCKET, 1024 * MIB, DAY_S, writer="anyone", readers=("builder",)),
+    Bucket(MODULES_BUCKET, 4096 * MIB, writer="builder", readers=("scheduler", "people")),
 )
 
+_AWAIT_S: Final = 1.0
 
-async def ensure_streams(js: JetStreamContext, streams: Iterable[Stream] = STREAMS) -> None:
+
+async def provide(bus: Bus, settings: BusSettings, names: Iterable[str]) -> None:
+    """Make every stream and bucket; or, if the settings say so, wait until `names` are there.
+
+    `names` are those of JetStream streams; a bucket `b` is the stream `OBJ_b`.
+
+    Raises:
+        StreamConflict, BusRefused: as `ensure_streams`.
+    """
+    if settings.nats_streams == "make":
+        await ensure_streams(bus.js, replicas=settings.nats_replicas)
+        await ensure_buckets(bus.js, replicas=settings.nats_replicas)
+        return
+    for name in names:
+        said = False
+        while not await _exists(bus, name):
+            if not said:
+                log.info("waiting until the stream is made", extra={"stream": name})
+                said = True
+            await asyncio.sleep(_AWAIT_S)
+
+
+async def _exists(bus: Bus, name: str) -> bool:
+    await bus.wait_connected()
+    try:
+        async with bus.bounded(_AWAIT_S):
+            await bus.js.stream_info(name)
+    except NotFoundError:
+        return False
+    except (nats.errors.Error, APIError, TimeoutError) as error:
+        log.debug("the stream %s does not show yet: %s", name, error)
+        return False
+    return True
+
+
+async def ensure_streams(
+    js: JetStreamContext, streams: Iterable[Stream] = STREAMS, *, replicas: int = 0
+) -> None:
     """Create what is missing and bring the rest up to date. Harmless to repeat.
+
+    Each is kept on `replicas` servers; 0 leaves that as found, and 1 for a new one.
 
     Raises:
         StreamConflict: an existing stream cannot be changed into ours.
         BusRefused: the server has no room for it.
     """
     for stream in streams:
-        await _ensure(js, _stream_config(stream))
+        await _ensure(js, _stream_config(stream).evolve(num_replicas=replicas or None))
 
 
-async def ensure_buckets(js: JetStreamContext, buckets: Iterable[Bucket] = BUCKETS) -> None:
+async def ensure_buckets(
+    js: JetStreamContext, buckets: Iterable[Bucket] = BUCKETS, *, replicas: int = 0
+) -> None:
     """Do for object store buckets what `ensure_streams` does for streams."""
     for bucket in buckets:
-        await _ensure(js, _bucket_config(bucket))
+        await _ensure(js, _bucket_config(bucket).evolve(num_replicas=replicas or None))
 
 
 async def _ensure(js: JetStreamContext, wanted: api.StreamConfig) -> None:

@@ -15,7 +15,8 @@ from schemas.names import new_instance_id
 from schemas.settings import SettingsError
 from services.bus.connection import connect, settle
 from services.bus.events import event_log
-from services.bus.streams import ensure_streams
+from services.bus.permissions import used_by
+from services.bus.streams import provide
 from services.process import Process, PublicError, Server, serve
 from services.router import sync
 from services.router.activity import report
@@ -58,7 +59,7 @@ async def main(process: Process, settings: RouterSettings) -> None:
     metrics = Metrics()
     pool = Pool(settings.connect_s, settings.upstream_idle_s)
     async with connect(settings, "router") as bus, event_log(bus) as events:
-        await ensure_streams(bus.js)
+        await provide(bus, settings, used_by("router"))
         slots = Slots(
             router,
             State(),

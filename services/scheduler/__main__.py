@@ -18,8 +18,9 @@ from services.bus.errors import BusError
 from services.bus.events import event_log
 from services.bus.follow import follow
 from services.bus.lease import Reign, lead
+from services.bus.permissions import used_by
 from services.bus.state import Put
-from services.bus.streams import ensure_buckets, ensure_streams
+from services.bus.streams import provide
 from services.process import Process, PublicError, serve
 from services.scheduler.artifacts import Artifacts
 from services.scheduler.keepers import read_control_key
@@ -53,8 +54,8 @@ async def main(process: Process, settings: SchedulerSettings) -> None:
     holder = f"{socket.gethostname()}/{os.getpid()}"
     async with connect(settings, "scheduler") as bus, event_log(bus) as events:
         process.start(bus.watch(), "the connection to NATS")
-        await _ensure(bus)
-        process.start(_ensure_again(bus), "streams")
+        await provide(bus, settings, used_by("scheduler"))
+        process.start(_provide_again(bus, settings), "streams")
         process.start(_see_leaders(bus, holder, leading.met), "leaders")
         artifacts = Artifacts(bus, Path(settings.cache_dir))
 
@@ -73,12 +74,7 @@ async def main(process: Process, settings: SchedulerSettings) -> None:
     runtime.close()
 
 
-async def _ensure(bus: Bus) -> None:
-    await ensure_streams(bus.js)
-    await ensure_buckets(bus.js)
-
-
-async def _ensure_again(bus: Bus) -> None:
+async def _provide_again(bus: Bus, settings: SchedulerSettings) -> None:
     """Make the streams anew after a reconnection: the server may have lost its data."""
     broken = asyncio.Event()
     with bus.on_break(broken.set):
@@ -87,7 +83,7 @@ async def _ensure_again(bus: Bus) -> None:
             broken.clear()
             await bus.wait_connected()
             try:
-                await _ensure(bus)
+                await provide(bus, settings, used_by("scheduler"))
             except (BusError, nats.errors.Error) as error:
                 log.warning("cannot make sure of the streams: %s", error)
                 await asyncio.sleep(1.0)
