@@ -108,7 +108,7 @@ async def test_an_idle_connection_is_closed_in_the_end(server: Server) -> None:
 
 async def test_a_client_that_does_not_read_is_counted_and_cut_off(server: Server) -> None:
     _, writer = await server.connect()
-    body = b'{"args":["50000000"]}'
+    body = b'{"args":["20000000"]}'
     writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
     await until(lambda: server.service.stalled == 1)
     assert not server.service.quiet()
