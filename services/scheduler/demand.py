@@ -27,7 +27,13 @@ from services.scheduler import scaling
 from services.scheduler.loading import Loaded, Loader, LoadError
 from services.scheduler.metrics import DEMANDS
 from services.scheduler.record import DeposedError
-from services.scheduler.world import REPORT_S, Function, FunctionName, World
+from services.scheduler.world import (
+    REPORT_S,
+    Function,
+    FunctionName,
+    World,
+    serving_idleness,
+)
 
 MAX_WAIT_S: Final = 60.0
 PARALLEL: Final = 256
@@ -69,7 +75,9 @@ class Demands:
             return DemandMet(serving)
         _, most = scaling.bounds(active.spec.scaling)
         running = len(serving) + len(function.loading)
-        if running >= most and not function.loading:
+        # One that does not answer is made up for, but not again and again.
+        alive = len(serving_idleness(function, active.revision)) + len(function.loading)
+        if (running >= most or alive >= 2 * most) and not function.loading:
             return DemandRefused(_at_most(active), _AT_MOST_RETRY_S)
         trouble = function.troubles.get(active.revision)
         if trouble is not None and trouble.until > begun and not function.loading:
@@ -102,7 +110,8 @@ class Demands:
                     for router, report in function.reports.items()
                     if now - report[1] < REPORT_S
                 }
-            function.reports[activity.router] = (one.in_flight + one.parked, now)
+            if activity.router in function.reports or len(function.reports) < _MAX_ROUTERS:
+                function.reports[activity.router] = (one.in_flight + one.parked, now)
             load = function.load(now)
             if function.peak is not None:
                 function.peak.see(load, now)

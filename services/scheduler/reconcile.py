@@ -171,7 +171,7 @@ class Reconciler:
             case AskIdle(ask=ask):
                 await self._ask_idle(name, ask)
             case Forget(instance=instance):
-                function.instances.pop(instance, None)
+                await self._bury(function.instances.pop(instance))
             case SetStatus():
                 await self._record.set_status(
                     key,
@@ -289,6 +289,14 @@ class Reconciler:
             f"{name[1]} goes to {left} processes: {ask.reason}",
             instance=ask.instance,
         )
+
+    async def _bury(self, known: Instance) -> None:
+        """Make sure that an instance that was given up runs no more, where that can be."""
+        instance = known.endpoint.instance
+        keeper = self._world.keepers.get(known.endpoint.pod)
+        if keeper is not None and keeper.fact is not None and instance in keeper.held:
+            with contextlib.suppress(ControlError, UnreachableError):
+                await self._client.unload(keeper.fact, UnloadRequest(instance, "kill"))
 
     async def _unload(self, known: Instance, request: UnloadRequest) -> UnloadReply | None:
         """Return the answer, or None if the instance is gone."""
