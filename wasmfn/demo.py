@@ -27,12 +27,13 @@ from wasmfn.client import Client, connect
 from wasmfn.coldstart import ColdStart, cold_start
 from wasmfn.deploy import deploy
 from wasmfn.discovery import Platform, find_platform
-from wasmfn.errors import UnreachableError
-from wasmfn.invoke import Answer, call
+from wasmfn.errors import UnreachableError, WasmfnError
+from wasmfn.invoke import Answer, call, outcome_of
 from wasmfn.objects import Key
 from wasmfn.render import Line, Span, duration, steps
 
 NUMBERS: Final = ("1111", "2345", "8")
+SORTED: Final = "8 1111 2345"
 _STOP_S: Final = 20.0
 _EVENT_S: Final = 15.0
 _IDLE_S: Final = 0.5
@@ -100,6 +101,9 @@ async def demonstrate(platform: Platform, show: Show) -> Shown:
         begin = datetime.now(UTC)
         cold = call(http_url, route, body, "application/json")
         warm = call(http_url, route, body, "application/json")
+        for answer in (cold, warm):
+            if outcome_of(answer).output != [SORTED]:
+                raise WasmfnError(f"the function gave a wrong answer: {answer.body[:500]!r}")
         story = [event async for event in _until(client, begin, "cold-start")]
         # From now on it stays for the two minutes that a function usually has.
         spec = await client.get(key)

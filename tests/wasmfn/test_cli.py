@@ -321,7 +321,7 @@ def test_demo_shows_the_answer_and_the_cold_start_and_leaves_nothing(tmp_path: P
     )
     said = done.stdout.decode()
     assert done.returncode == 0, done.stderr.decode()
-    assert '"output":["8 1111 2345"]' in said
+    assert '"output":["8 1111 2345"]' in said, said
     assert "cold start" in said
     assert "█" in said
     assert list(tmp_path.glob("wasmfn-demo-*")) == []
