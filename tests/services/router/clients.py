@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 
-async def eventually(holds: Callable[[], bool | Awaitable[bool]], within_s: float = 10.0) -> None:
+async def eventually(holds: Callable[[], bool | Awaitable[bool]], within_s: float = 30.0) -> None:
     """Wait until `holds()`, which may have to be awaited; fail after `within_s`."""
     async with asyncio.timeout(within_s):
         while True:

@@ -126,7 +126,7 @@ class Gate:
         peer = await self.client()
         try:
             await peer.send(data)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(40):
                 return await peer.at_end()
         finally:
             peer.close()

@@ -66,7 +66,7 @@ class Router:
         self.process.send_signal(number)
 
     async def ended(self) -> int:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(40):
             return await self.process.wait()
 
 
@@ -155,7 +155,7 @@ class Platform:
         self.routers.append(router)
         ready = asyncio.Event()
         self._tasks.append(asyncio.create_task(_read_log(router, ready)))
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(40):
             await ready.wait()
         return router
 
