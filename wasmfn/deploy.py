@@ -64,6 +64,7 @@ async def deploy(
 
     Raises:
         RejectedError: the platform does not take it, and says why. What is new is withdrawn.
+        MissingError: the environment that it names does not exist.
         ConflictError: somebody deployed the same function at the same time.
         DeadlineError: it is not live in time.
     """
@@ -76,6 +77,9 @@ async def deploy(
         client.objects("route", namespace),
     )
     spec = spec_of(_spec(before), module)
+    if spec.environment is not None:
+        # The function would wait for it, without an end.
+        await client.get(Key("environment", namespace, spec.environment))
     try:
         wanted = routes_for(key, wishes, present)
     except msgspec.ValidationError as error:

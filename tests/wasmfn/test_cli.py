@@ -97,6 +97,21 @@ def test_create_refuses_what_is_there_and_update_what_is_not(platform: LocalPlat
     assert "wasmfn route create --url /once" in refused(platform, 4, "fn", "test", "once")
 
 
+def test_a_function_without_its_environment_is_told_and_not_waited_for(
+    platform: LocalPlatform,
+) -> None:
+    said = refused(platform, 4, "deploy", example("hello"), "--name", "alone", "--env", "nowhere")
+    assert "there is no environment default/nowhere" in said
+    document = b"{kind: function, name: early, environment: later}"
+    done = platform.cli("apply", "-f", "-", stdin=document)
+    assert done.returncode == 0, done.stderr
+    assert b"function default/early: waits for the environment 'later'" in done.stderr
+    ok(platform, "env", "create", "later", "--image", example("hello"))
+    ok(platform, "route", "create", "--url", "/early", "--function", "early")
+    ok(platform, "fn", "update", "early")
+    assert ok(platform, "fn", "test", "early") == "hello, world\n"
+
+
 def test_two_routes_that_collide_are_refused_by_name(platform: LocalPlatform) -> None:
     ok(platform, "route", "create", "a", "--url", "/same", "--method", "GET", "--function", "a")
     said = refused(

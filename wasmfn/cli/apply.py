@@ -130,19 +130,35 @@ async def _carry_out(
     with progress("applying") as tell:
         for digest in sorted(needed & modules_data.keys()):
             await client.put_module(modules_data[digest], "module.wasm")
-        revisions: dict[Key, int] = {}
-        for change in publishing:
-            if change.after is not None:
-                expected = present.get(change.key)
-                revisions[change.key] = await client.publish(
-                    change.key, change.after, expected=expected
-                )
+        wanted = {change.key: change.after for change in changes if change.after is not None}
+        revisions = {
+            change.key: await client.publish(
+                change.key, wanted[change.key], expected=present.get(change.key)
+            )
+            for change in publishing
+        }
+        # What waits for an environment that nobody has made yet would wait for ever.
+        early = {
+            key: revision
+            for key, revision in revisions.items()
+            if _lacks_environment(key, wanted[key], {*wanted, *present})
+        }
+        complete = {key: revisions[key] for key in revisions if key not in early}
         await client.wait_active(
-            revisions, timeout_s, lambda s: tell(f"{s.kind} {s.name}: {s.phase}")
+            complete, timeout_s, lambda s: tell(f"{s.kind} {s.name}: {s.phase}")
         )
+        for status in (await client.wait_active(early, timeout_s, or_waiting=True)).values():
+            note(f"{status.kind} {status.namespace}/{status.name}: {status.message}")
         for change in changes:
             if change.action == "delete":
                 await client.delete(change.key)
+
+
+def _lacks_environment(key: Key, spec: AnySpec, known: set[Key]) -> bool:
+    """Whether `spec` is a function whose environment does not exist."""
+    if not isinstance(spec, FunctionSpec) or spec.environment is None:
+        return False
+    return Key("environment", key.namespace, spec.environment) not in known
 
 
 async def _save_modules(
