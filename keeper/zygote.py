@@ -45,8 +45,9 @@ MAX_CALLERS: Final = 128
 MAX_WATCHERS: Final = 16
 TURN_S: Final = 0.2
 """Longest wait before deadlines and scoreboards are looked at."""
-STUCK_GRACE_S: Final = 0.5
-"""A slice that runs so long past its call's deadline is in a host call that will not end."""
+STUCK_GRACE_S: Final = 2.0
+"""A slice that runs so long past its call's deadline is in a host call that will not end. On a
+machine with too much to do a slice may be late by itself, and the innocent would die with it."""
 LOAD_TIMEOUT_S: Final = 60.0
 SPARE_DELAY_S: Final = 0.05
 """How long after a load the next spare child is forked."""
