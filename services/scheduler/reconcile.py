@@ -121,7 +121,8 @@ class Reconciler:
 
     async def _function(self, name: FunctionName) -> float | None:
         for _ in range(_ROUNDS):
-            view = self._world.view(name, time.monotonic())
+            now = time.monotonic()
+            view = self._world.view(name, now)
             if view.build is None or view.build.state in ("queued", "building"):
                 self._wait_for_build(name)
             actions = plan(view)
@@ -135,7 +136,8 @@ class Reconciler:
         if view.wanted is None and not function.instances and not function.loading:
             self._world.functions.pop(name, None)
             return None
-        return self._world.look_again_s(name, time.monotonic())
+        # As of the time of the plan: what has become due since is in it only then.
+        return self._world.look_again_s(name, now)
 
     def _wait_for_build(self, name: FunctionName) -> None:
         wanted = self._world.wanted(name)

@@ -28,7 +28,7 @@ FunctionName = tuple[str, str]
 
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 60.0
-ASK_S = 0.05
+ASK_S = 1.0
 REPORT_S = 3.0
 """How long a router's report of its activity counts."""
 
@@ -228,17 +228,20 @@ class World:
         return ask
 
     def look_again_s(self, name: FunctionName, now: float) -> float | None:
-        """Return in how many seconds a function is to be looked at without any news."""
+        """Return in how many seconds a function is to be looked at without any news.
+
+        `now` is that of the view that was planned from: whatever was due by then has
+        been done, and whatever is due later is waited for.
+        """
         function, active = self.function(name), self.active.get(name)
-        waits = []
-        waits += [one.until - now for one in function.troubles.values() if one.until > now]
+        waits = [one.until - now for one in function.troubles.values() if one.until > now]
         if active is not None:
             serving = serving_idleness(function, active.revision)
             ask, again = scaling.surplus(active.spec.scaling, serving, function.load(now), now)
             if again is not None:
                 waits.append(again)
             elif ask is not None:
-                # It has become due since it was planned, or a router says that it is needed.
+                # A router says that it is needed, or a new revision is on its way.
                 waits.append(REPORT_S if function.load(now) else ASK_S)
             waits += [
                 instance.ask_again - now

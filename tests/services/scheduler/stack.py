@@ -172,7 +172,7 @@ class Stack:
             async with self.seen.changed:
                 self.seen.changed.notify_all()
 
-    async def until(self, find: Callable[[], T], within_s: float = 20.0) -> T:
+    async def until(self, find: Callable[[], T], within_s: float = 45.0) -> T:
         """Return what `find` returns once it is true, looking after every change."""
         try:
             async with asyncio.timeout(within_s), self.seen.changed:
@@ -214,7 +214,7 @@ class Stack:
 
     async def status(
         self, name: str, phase: str, revision: int, kind: str = "function",
-        namespace: str = "default", within_s: float = 20.0,
+        namespace: str = "default", within_s: float = 45.0,
     ) -> Status:  # fmt: skip
         """Return the status once it says `phase` of `revision`."""
         subject = subjects.STATUS.subject(kind=kind, namespace=namespace, name=name)
@@ -241,7 +241,7 @@ class Stack:
 
     async def demand(
         self, function: str, reason: str = "cold", parked: int = 1, namespace: str = "default",
-        failed: list[str] | None = None, deadline_s: float = 10.0,
+        failed: list[str] | None = None, deadline_s: float = 30.0,
     ) -> DemandReply:  # fmt: skip
         """Ask for an endpoint, as a router does."""
         request = DemandRequest(
