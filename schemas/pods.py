@@ -13,6 +13,7 @@ PodPhase = Literal["pending", "running", "dead"]
 
 LABEL_ROLE: Final = "wasmfn/role"
 """`keeper`, or `function` for a pod that holds one function natively."""
+ROLE_KEEPER: Final = "keeper"
 LABEL_NAMESPACE: Final = "wasmfn/namespace"
 """The tenant whose functions the keeper may hold."""
 LABEL_DEDICATED: Final = "wasmfn/dedicated"
@@ -20,6 +21,8 @@ LABEL_DEDICATED: Final = "wasmfn/dedicated"
 
 CONTROL_PORT: Final = 10087
 """Where a keeper takes control calls in a cluster; a local pod says its own."""
+KEEPER_CONTAINER: Final = "keeper"
+"""The container of a pod in a cluster that holds the keeper: podwatch goes by it."""
 
 
 class PodFact(msgspec.Struct, frozen=True):

@@ -48,7 +48,8 @@ def read_settings(struct: type[S], prefix: str, environ: Mapping[str, str], file
     try:
         return msgspec.convert(values, struct, strict=False)
     except msgspec.ValidationError as error:
-        where = str(error).rpartition("$.")[2].rstrip("`").partition(".")[0].upper()
+        _, of_field, path = str(error).rpartition("$.")
+        where = path.rstrip("`").partition(".")[0].upper() if of_field else "*"
         raise SettingsError(f"setting {prefix}{where}: {error}") from error
 
 

@@ -13,7 +13,7 @@ from services.podwatch.metrics import PodwatchMetrics
 from services.podwatch.node import Node
 from services.podwatch.offsets import Offsets
 from services.podwatch.settings import PodwatchSettings
-from services.podwatch.sources.processes import ProcessSource
+from services.podwatch.sources import PodSource
 from services.process import Process, PublicError, serve
 
 
@@ -24,7 +24,7 @@ async def main(process: Process, settings: PodwatchSettings) -> None:
     async with connect(settings, f"podwatch {settings.node}") as bus, event_log(bus) as events:
         await provide(bus, settings, used_by("podwatch"))
         logs = LogCarrier(bus, offsets)
-        node = Node(settings.node, bus, ProcessSource(Path(settings.pods_dir)), logs, events)
+        node = Node(settings.node, bus, _source(settings), logs, events)
         prometheus_client.REGISTRY.register(PodwatchMetrics(node, logs, events))
         process.start(bus.watch(), "bus")
         running = [
@@ -38,6 +38,25 @@ async def main(process: Process, settings: PodwatchSettings) -> None:
         # While the bus is still there, and the places in the logs last of all.
         for part in reversed(running):
             part.cancel()
+
+
+def _source(settings: PodwatchSettings) -> PodSource:
+    # Each brings libraries along that the other two need not pay for.
+    match settings.source:
+        case "processes":
+            from services.podwatch.sources.processes import ProcessSource  # noqa: PLC0415
+
+            return ProcessSource(Path(settings.pods_dir))
+        case "containerd":
+            from services.podwatch.sources.containerd import ContainerdSource  # noqa: PLC0415
+
+            return ContainerdSource(settings.containerd_sockets)
+        case "kubernetes":
+            from services.podwatch.sources.kubernetes import KubernetesSource  # noqa: PLC0415
+
+            return KubernetesSource(
+                settings.node, settings.kubernetes_namespace, settings.kubeconfig
+            )
 
 
 def _open_offsets(directory: Path) -> Offsets:

@@ -22,6 +22,8 @@ from services.bus.errors import BusError, BusRefused
 from services.bus.publish import publish
 from services.podwatch.lines import GarbageError, Meter, parse
 from services.podwatch.offsets import Offsets, Position
+from services.podwatch.rotated import RotatedTail
+from services.podwatch.sources import LogFormat
 from services.podwatch.tail import Batch, Line, Tail
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,8 @@ log = logging.getLogger(__name__)
 _PAUSE_S: Final = 1.0
 _LOOK_S: Final = 5.0
 """How often to look at a log of which no change was told."""
+_LOOK_SOON_S: Final = 0.1
+"""When to look for the rest of a log whose writer changes to another file."""
 _AT_ONCE: Final = 64
 """Lines on their way to the bus at one time, for each log."""
 
@@ -74,12 +78,13 @@ class LogCarrier:
                 await asyncio.wait(tasks)
             self._inotify.close()
 
-    def follow(self, uid: str, path: Path, namespace: str) -> None:
+    def follow(self, uid: str, path: Path, namespace: str, log_format: LogFormat = "lines") -> None:
         """Carry the lines of this pod's log, from where it was left. Harmless to repeat."""
         if uid in self._followed:
             return
         grown = asyncio.Event()
-        task = asyncio.create_task(self._carry(uid, path, namespace, grown), name=f"log of {uid}")
+        carrying = self._carry(uid, path, namespace, grown, log_format)
+        task = asyncio.create_task(carrying, name=f"log of {uid}")
         self._followed[uid] = _Followed(task, grown)
         task.add_done_callback(lambda _: self._followed.pop(uid, None))
 
@@ -93,25 +98,47 @@ class LogCarrier:
         """Forget how far the logs of other pods than these were read."""
         self._offsets.keep(uids | set(self._followed))
 
-    async def _carry(self, uid: str, path: Path, namespace: str, grown: asyncio.Event) -> None:
+    async def _carry(
+        self,
+        uid: str,
+        path: Path,
+        namespace: str,
+        grown: asyncio.Event,
+        log_format: LogFormat,
+    ) -> None:
         try:
-            tail = Tail(path)
-            watch = self._inotify.add_watch(path, Mask.MODIFY)
+            tail, position = self._open(uid, path, log_format)
+            watch = self._inotify.add_watch(tail.watched, Mask.MODIFY | Mask.CREATE)
         except OSError as error:
             log.warning("cannot follow the log of pod %s: %s", uid, error)
             return
-        self._watched[path] = grown
+        self._watched[tail.watched] = grown
         try:
-            await self._read(uid, tail, namespace, grown)
+            await self._read(uid, tail, position, namespace, grown)
         finally:
-            del self._watched[path]
+            del self._watched[tail.watched]
             # It may have gone together with its file.
             with contextlib.suppress(OSError):
                 self._inotify.rm_watch(watch)
             tail.close()
 
-    async def _read(self, uid: str, tail: Tail, namespace: str, grown: asyncio.Event) -> None:
-        position = self._offsets.get(uid, tail.inode)
+    def _open(
+        self, uid: str, path: Path, log_format: LogFormat
+    ) -> tuple[Tail | RotatedTail, Position]:
+        if log_format == "cri":
+            rotated = RotatedTail(path, self._offsets.last(uid))
+            return rotated, rotated.begin
+        tail = Tail(path)
+        return tail, self._offsets.get(uid, tail.inode)
+
+    async def _read(
+        self,
+        uid: str,
+        tail: Tail | RotatedTail,
+        position: Position,
+        namespace: str,
+        grown: asyncio.Event,
+    ) -> None:
         while True:
             # Before the log is looked at, so that no line after it is missed.
             grown.clear()
@@ -121,18 +148,23 @@ class LogCarrier:
                 self._offsets.put(uid, position)
                 # A batch of nothing but garbage waits for nobody, and a pod may die meanwhile.
                 await asyncio.sleep(0)
-            if ended:
+            if ended and not tail.waits:
                 return
             trimmed = tail.trim(position)
             if trimmed != position:
                 position = trimmed
                 self._offsets.put(uid, position)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_S):
+                async with asyncio.timeout(_LOOK_SOON_S if tail.waits else _LOOK_S):
                     await grown.wait()
 
     async def _take(
-        self, uid: str, tail: Tail, namespace: str, batch: Batch, position: Position
+        self,
+        uid: str,
+        tail: Tail | RotatedTail,
+        namespace: str,
+        batch: Batch,
+        position: Position,
     ) -> Position:
         """Publish a batch; return where to go on. Waits for as long as the bus is away."""
         lines = self._admitted(batch.lines, namespace)

@@ -167,7 +167,8 @@ class Node:
         if fact.phase == "dead":
             return
         if pod.log:
-            self._logs.follow(pod.uid, Path(pod.log), pod.labels.get(LABEL_NAMESPACE, ""))
+            namespace = pod.labels.get(LABEL_NAMESPACE, "")
+            self._logs.follow(pod.uid, Path(pod.log), namespace, pod.log_format)
         if fact.phase == "running":
             self._probe(fact)
 

@@ -43,6 +43,10 @@ class Offsets:
         position = self._positions.get(uid)
         return position if position and position.inode == inode else Position(inode)
 
+    def last(self, uid: str) -> Position | None:
+        """Return the last position in any log of a pod."""
+        return self._positions.get(uid)
+
     def put(self, uid: str, position: Position) -> None:
         """Remember that everything before `position` is told."""
         self._positions[uid] = position

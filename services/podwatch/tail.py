@@ -42,11 +42,16 @@ class Batch(msgspec.Struct, frozen=True):
 class Tail:
     """An open log. It can be read to its end even after its directory was removed."""
 
-    def __init__(self, path: Path) -> None:
+    waits: Final = False
+    """There is never another file to go on with."""
+
+    def __init__(self, path: Path, *, may_cut: bool = True) -> None:
         """Open the log. OSError if it cannot be; without write access it is never cut."""
+        self.watched = path
+        self._may_cut = may_cut
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-            self._may_cut = True
+            access = os.O_RDWR if may_cut else os.O_RDONLY
+            self._file = os.open(path, access | os.O_CLOEXEC | os.O_NOFOLLOW)
         except PermissionError:
             self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             self._may_cut = False

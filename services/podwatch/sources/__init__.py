@@ -7,9 +7,13 @@ something, so a change is only ever a hint that saves waiting for the next one.
 
 from collections.abc import AsyncGenerator
 from datetime import datetime
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
+
+LogFormat = Literal["lines", "cri"]
+"""`lines`: the keeper's lines and nothing else. `cri`: as a container runtime writes them, in
+a file that a kubelet rotates."""
 
 
 class PodSeen(msgspec.Struct, frozen=True):
@@ -25,6 +29,7 @@ class PodSeen(msgspec.Struct, frozen=True):
     started_at: datetime | None
     log: str = ""
     """Path of the keeper's log, if there is one to follow."""
+    log_format: LogFormat = "lines"
 
 
 class PodGone(msgspec.Struct, frozen=True):
