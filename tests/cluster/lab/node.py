@@ -1,0 +1,223 @@
+"""The node that the lab plays: namespaces of its own, all gone when their first process ends.
+
+The first process is number 1 of a PID namespace, so when it ends the kernel ends all others,
+and with them the mounts and the network: nothing is left to clean up but files and empty cgroups.
+"""
+
+import ctypes
+import errno
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.cluster.lab import commands, paths, process
+from tests.cluster.lab.commands import wait_until
+from tests.cluster.lab.process import Process
+
+NAME = "node1"
+ADDRESS = "10.41.0.1"
+PODS = "10.42.0.0/24"
+SERVICES = "10.43.0.0/16"
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_NAMESPACES = ("--mount", "--net", "--pid", "--cgroup", "--uts")
+_CLONE_NEWNET = 0x40000000
+
+# Makes the shell that runs it, and so what it becomes, a member of the node's cgroups.
+_JOIN = 'for c in $WASMFN_LAB_CGROUPS; do echo $$ >"$c/cgroup.procs"; done; exec "$@"'
+
+
+def up() -> None:
+    """Make the node; what an earlier run left behind is removed first."""
+    down()
+    paths.LOGS.mkdir(parents=True)
+    cgroups = _make_cgroups()
+    (paths.STATE / "cgroups").write_text("".join(f"{cgroup}\n" for cgroup in cgroups))
+    unshare = ["unshare", *_NAMESPACES, "--propagation", "private", "--fork", "--kill-child"]
+    node = ["sh", str(Path(__file__).with_name("node.sh")), str(paths.STATE)]
+    node += [NAME, f"{ADDRESS}/24", SERVICES, *_hierarchies()]
+    with (paths.LOGS / "node").open("wb") as log:
+        parent = subprocess.Popen(
+            ["sh", "-c", _JOIN, "sh", *unshare, *node],
+            env={**os.environ, "WASMFN_LAB_CGROUPS": " ".join(map(str, cgroups))},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    first: Process | None = None
+
+    def ready() -> bool:
+        nonlocal first
+        if parent.poll() is not None:
+            raise RuntimeError(f"the node did not start:\n{(paths.LOGS / 'node').read_text()}")
+        if first is None and (first := process.only_child(parent.pid)):
+            process.save("node", first)
+        return first is not None and (paths.STATE / "node-ready").exists()
+
+    wait_until("the node's namespaces are set up", ready, within_s=10)
+
+
+def down() -> None:
+    """End the node with everything that runs in it, and remove what it leaves."""
+    if first := process.load("node"):
+        first.kill()
+    try:
+        cgroups = (paths.STATE / "cgroups").read_text().split()
+    except FileNotFoundError:
+        cgroups = []
+    for cgroup in cgroups:
+        _remove_cgroup(Path(cgroup))
+    if paths.STATE.exists():
+        shutil.rmtree(paths.STATE)
+
+
+def running() -> bool:
+    return process.load("node") is not None
+
+
+def inside(*command: str | Path) -> list[str]:
+    """Return the command line that runs `command` on the node, in the same directory.
+
+    Raises:
+        RuntimeError: The lab is down.
+    """
+    enter = ["nsenter", "--target", str(_first().pid), *_NAMESPACES, f"--wdns={Path.cwd()}", "--"]
+    return enter + [str(word) for word in command]
+
+
+def run(*command: str | Path, stdin: bytes = b"") -> str:
+    """Run a program on the node to its end and return its standard output.
+
+    Raises:
+        CommandError: It ended with a status other than 0.
+    """
+    return commands.run(*inside(*command), stdin=stdin)
+
+
+def http(method: str, url: str, **options: Any) -> httpx.Response:
+    """Send one request from the node; the options are those of httpx."""
+    with network():
+        return httpx.request(method, url, trust_env=False, **options)
+
+
+def start(name: str, *command: str | Path, env: Mapping[str, str] | None = None) -> None:
+    """Start a daemon of the node; its output goes to a log of its name."""
+    log = paths.LOGS / name
+    cgroups = (paths.STATE / "cgroups").read_text().split()
+    with log.open("ab") as output:
+        parent = subprocess.Popen(
+            ["sh", "-c", _JOIN, "sh", *inside(*command)],
+            env={**os.environ, **(env or {}), "WASMFN_LAB_CGROUPS": " ".join(cgroups)},
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+    def forked() -> bool:
+        if parent.poll() is not None:
+            raise RuntimeError(f"{name} ended at once:\n{log.read_text()[-4000:]}")
+        if daemon := process.only_child(parent.pid):
+            process.save(name, daemon)
+            return True
+        return False
+
+    wait_until(f"{name} has started", forked, within_s=5, every_s=0.002)
+
+
+@contextmanager
+def network() -> Iterator[None]:
+    """Put the calling thread on the node's network: sockets it makes, and processes it starts."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    here = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    there = os.open(f"/proc/{_first().pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _check(libc.setns(there, _CLONE_NEWNET))
+        try:
+            yield
+        finally:
+            _check(libc.setns(here, _CLONE_NEWNET))
+    finally:
+        os.close(here)
+        os.close(there)
+
+
+def _check(result: int) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _first() -> Process:
+    first = process.load("node")
+    if first is None:
+        raise RuntimeError("the lab is down: run `python -m tests.cluster.lab up`")
+    return first
+
+
+def unsupported() -> str:
+    """Return why a node cannot be made on this machine, or an empty text."""
+    if os.geteuid() != 0:
+        return "needs root"
+    if not _hierarchies():
+        return "kubelet 1.20 needs cgroup v1 controllers, and this machine has none mounted"
+    return ""
+
+
+def _hierarchies() -> list[str]:
+    """Return the mount options of each cgroup v1 hierarchy of this machine."""
+    found = []
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, place, kind, options, *_ = line.split()
+        if kind == "cgroup" and Path(place).parent == _CGROUPS:
+            chosen = [option for option in options.split(",") if _is_controller(option)]
+            found.append(",".join(chosen))
+    return found
+
+
+def _is_controller(option: str) -> bool:
+    general = ("rw", "ro", "xattr", "clone_children", "release_agent=")
+    return not option.startswith(("no", "rel", *general))
+
+
+def _make_cgroups() -> list[Path]:
+    """Make a cgroup in each hierarchy, below the one that this process is in."""
+    own = {}
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        own[controllers] = path
+    made = []
+    for options in _hierarchies():
+        parent = _CGROUPS / options.removeprefix("name=") / own[options].lstrip("/")
+        cgroup = parent / f"wasmfn-lab-{os.getpid()}"
+        cgroup.mkdir()
+        for setting in ("cpuset.cpus", "cpuset.mems"):
+            # A cpuset takes no process before it has both.
+            if (cgroup / setting).exists():
+                (cgroup / setting).write_text((parent / setting).read_text())
+        made.append(cgroup)
+    return made
+
+
+def _remove_cgroup(cgroup: Path) -> None:
+    """Remove a cgroup whose processes have been ended; the kernel may still be at it."""
+
+    def removed() -> bool:
+        try:
+            for directory, _, _ in os.walk(cgroup, topdown=False):
+                Path(directory).rmdir()
+        except OSError as problem:
+            if problem.errno != errno.EBUSY:
+                raise
+            return False
+        return True
+
+    wait_until(f"{cgroup} is empty", removed, within_s=10)
