@@ -64,10 +64,11 @@ class Runner:
         self._budget.give()
 
     def _slice(self, call: Call) -> Outcome | None:
-        self._ticker.touch()
+        self._ticker.enter()
         self._scoreboard.enter(call.deadline)
         outcome = call.step()
         self._scoreboard.leave()
+        self._ticker.leave()
         return outcome
 
     def _turn(self) -> None:

@@ -21,20 +21,21 @@ TICK_S = 0.005
 
 
 class Ticker:
-    """The thread that moves the epoch of one engine. It starts at the first `touch`."""
+    """The thread that moves the epoch of one engine. It starts with the first slice."""
 
-    __slots__ = ("_busy", "_engine", "_parked", "_started", "_wake")
+    __slots__ = ("_busy", "_engine", "_parked", "_running", "_started", "_wake")
 
     def __init__(self, engine: wasmtime.Engine) -> None:
         self._engine = engine
+        self._running = False
         self._busy = False
         self._parked = True
         self._started = False
         self._wake = threading.Event()
 
-    def touch(self) -> None:
-        """Keep ticking for at least one more tick; to be called before each slice."""
-        self._busy = True
+    def enter(self) -> None:
+        """A slice begins: tick until `leave`, however late user code really starts."""
+        self._running = self._busy = True
         if self._parked:
             self._parked = False
             self._wake.set()
@@ -42,19 +43,23 @@ class Ticker:
                 self._started = True
                 threading.Thread(target=self._run, name="epoch", daemon=True).start()
 
+    def leave(self) -> None:
+        """The slice is over."""
+        self._running = False
+
     def _run(self) -> None:
         while True:
             self._busy = False
             time.sleep(TICK_S)
             self._engine.increment_epoch()
-            if not self._busy:
+            if not (self._running or self._busy):
                 self._park()
 
     def _park(self) -> None:
         self._wake.clear()
         self._parked = True
-        # A touch between the test and the line above saw a ticker that was not
-        # parked and did not wake it: look once more.
-        if not self._busy:
+        # A slice that began between the test and the line above saw a ticker
+        # that was not parked and did not wake it: look once more.
+        if not self._running:
             self._wake.wait()
         self._parked = False

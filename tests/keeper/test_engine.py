@@ -1,4 +1,5 @@
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ import pytest
 import wasmtime
 
 from keeper.answer import Invocation
-from keeper.call import Outcome
+from keeper.call import Call, Outcome
 from keeper.engine import (
     Function,
     Host,
@@ -17,7 +18,7 @@ from keeper.engine import (
     engine_hash,
     new_engine,
 )
-from keeper.ticker import Ticker
+from keeper.ticker import TICK_S, Ticker
 
 MIB = 1 << 20
 SANDBOX = Sandbox(memory_bytes=64 * MIB, output_bytes=MIB, timeout_s=0.3)
@@ -40,6 +41,13 @@ def open_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
+def step(call: Call, ticker: Ticker) -> Outcome | None:
+    ticker.enter()
+    outcome = call.step()
+    ticker.leave()
+    return outcome
+
+
 class Bench:
     """One engine, its ticker, and functions prepared from examples or WAT."""
 
@@ -59,10 +67,9 @@ class Bench:
         ticker = self._tickers.setdefault(id(function.engine), Ticker(function.engine))
         invocation = Invocation([b"x.wasm", *(a.encode() for a in args)], stdin)
         call = function.call(invocation.argv, invocation.stdin)
-        while True:
-            ticker.touch()
-            if (outcome := call.step()) is not None:
-                return outcome
+        while (outcome := step(call, ticker)) is None:
+            pass
+        return outcome
 
 
 @pytest.fixture(scope="module")
@@ -200,9 +207,8 @@ def test_overlapping_calls_keep_their_output_apart(bench: Bench) -> None:
     while len(outcomes) < 2:
         for i, call in enumerate(calls):
             if i not in outcomes:
-                ticker.touch()
                 turns += 1
-                if (outcome := call.step()) is not None:
+                if (outcome := step(call, ticker)) is not None:
                     outcomes[i] = outcome
     assert [outcomes[0].stdout, outcomes[1].stdout] == alone
     assert turns > 4  # they did take turns
@@ -270,10 +276,26 @@ def test_what_is_not_precompiled_for_this_engine_is_refused(tmp_path: Any) -> No
 
 
 def test_an_idle_ticker_does_not_wake_up(bench: Bench, wait_for: Callable[..., None]) -> None:
-    function = bench.prepare("hello")
-    ticker = Ticker(function.engine)
-    ticker.touch()
-    wait_for(lambda: ticker._parked)
-    ticker.touch()
+    ticker = Ticker(bench.prepare("hello").engine)
+    ticker.enter()
     assert not ticker._parked
+    ticker.leave()
     wait_for(lambda: ticker._parked)
+    ticker.enter()
+    assert not ticker._parked
+    ticker.leave()
+    wait_for(lambda: ticker._parked)
+
+
+def test_a_slice_that_starts_late_still_ends(bench: Bench) -> None:
+    # As on a machine with too much to do: ticks pass before user code runs.
+    function = bench.prepare("spin", Sandbox(64 * MIB, MIB, timeout_s=60))
+    ticker = Ticker(function.engine)
+    call = function.call([b"spin.wasm"])
+    for _ in range(3):
+        ticker.enter()
+        time.sleep(10 * TICK_S)
+        assert call.step() is None
+        ticker.leave()
+        time.sleep(10 * TICK_S)
+    assert call.drop().timed_out
