@@ -36,7 +36,7 @@ def _user(name: str, may: Permissions) -> Iterator[str]:
     yield f"      publish: {{ allow: [\n{_list(may.publish)}\n      ] }}"
     yield f"      subscribe: {{ allow: [\n{_list(may.subscribe)}\n      ] }}"
     if may.answers:
-        yield "      allow_responses: { max: 1, expires: 2m }"
+        yield '      allow_responses: { max: 1, expires: "2m" }'
     yield "    }"
     yield "  }"
 
