@@ -3,10 +3,8 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-import nats
 import pytest
 
-from services.bus.streams import ensure_streams
 from services.router.limits import Limits
 from services.router.protocol import ClientLimits
 from tests.conftest import NatsServer
@@ -17,12 +15,10 @@ from tests.services.router.platform import Platform
 @pytest.fixture
 async def platform(nats_server: NatsServer) -> AsyncIterator[Platform]:
     """Return an empty platform: streams, and whoever the test makes speak."""
-    nc = await nats.connect(nats_server.url, max_reconnect_attempts=-1, reconnect_time_wait=0.1)
-    await ensure_streams(nc.jetstream())
-    platform = Platform(nc, nats_server.url)
+    platform = Platform(nats_server.url)
+    await platform.connect()
     yield platform
     await platform.close()
-    await nc.close()
 
 
 @pytest.fixture

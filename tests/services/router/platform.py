@@ -18,6 +18,7 @@ from schemas.builds import Artifact
 from schemas.endpoints import Endpoint
 from schemas.pods import PodFact
 from schemas.specs import FunctionSpec, Limits, Module, RouteSpec
+from services.bus.streams import ensure_streams
 from tests.services.router.clients import Peer, Response, connect, eventually, request
 from tests.services.router.instances import Handler, Instance, echo
 
@@ -73,13 +74,27 @@ class Router:
 class Platform:
     """What the other services would say, published as they would."""
 
-    def __init__(self, nc: Client, url: str) -> None:
-        self.nc = nc
-        self.js = nc.jetstream()
+    def __init__(self, url: str) -> None:
+        self.nc = Client()
+        self.js = self.nc.jetstream()
         self.url = url
         self.instances: list[Instance] = []
         self.routers: list[Router] = []
         self._tasks: list[asyncio.Task[None]] = []
+
+    async def connect(self) -> None:
+        """Connect, and have the streams there.
+
+        Disconnect before the server ends: the client's own way back leaves sockets open.
+        """
+        self.nc = Client()
+        await self.nc.connect(self.url, allow_reconnect=False)
+        self.js = self.nc.jetstream()
+        await ensure_streams(self.js)
+
+    async def disconnect(self) -> None:
+        if self.nc.is_connected:
+            await self.nc.close()
 
     async def publish(self, subject: str, message: Any) -> None:
         await self.js.publish(subject, msgspec.json.encode(message))
@@ -160,6 +175,7 @@ class Platform:
         return router
 
     async def close(self) -> None:
+        await self.disconnect()
         for router in self.routers:
             if router.process.returncode is None:
                 router.signal(signal.SIGKILL)

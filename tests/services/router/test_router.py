@@ -14,7 +14,6 @@ import pytest
 
 from schemas import subjects
 from schemas.control import Activity, DemandMet, DemandRequest
-from services.bus.streams import ensure_streams
 from tests.conftest import NatsServer
 from tests.services.router.clients import eventually
 from tests.services.router.instances import Call, Instance
@@ -108,12 +107,13 @@ async def test_when_nats_is_killed_under_traffic_no_warm_request_fails(
 
     running = [asyncio.create_task(traffic()) for _ in range(4)]
     await served(100)
+    await platform.disconnect()
     await asyncio.to_thread(nats_server.kill)
     await served(300)
     await asyncio.to_thread(nats_server.start)
     await served(300)
-
-    # And changes are followed again.    await eventually(lambda: platform.nc.is_connected)
+    # And changes are followed again.
+    await platform.connect()
     await platform.route("new", function="f")
     await status_is(router, 200, "/new")
     done.set()
@@ -126,10 +126,10 @@ async def test_a_nats_that_comes_back_empty_takes_nothing_away(
 ) -> None:
     await ready_platform(platform)
     router = await platform.router()
+    await platform.disconnect()
     await asyncio.to_thread(nats_server.lose_data)
 
-    await eventually(lambda: platform.nc.is_connected)
-    await ensure_streams(platform.js)
+    await platform.connect()
     await eventually(lambda: router.said("is a new, other stream", times=3), 60)
     assert (await router.request("POST", "/f", b"x")).status == 200
     await platform.route("new", function="f")
@@ -141,7 +141,7 @@ async def test_when_nats_does_not_accept_it_any_more_it_serves_on_and_says_so(
 ) -> None:
     await ready_platform(platform)
     router = await platform.router()
-    await platform.nc.close()
+    await platform.disconnect()
     nats_server.token = "another"
     await asyncio.to_thread(nats_server.restart)
     await eventually(lambda: router.said("NATS does not accept our credentials"))
