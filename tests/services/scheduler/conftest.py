@@ -1,20 +1,17 @@
 """A scheduler with everything it works with, real: NATS, builder, podwatch, keepers."""
 
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest_asyncio
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from stack import Stack, running
-
 from services.bus.connection import connect
+from tests.conftest import NatsServer
+from tests.services.scheduler.stack import Stack, running
 
 
 @pytest_asyncio.fixture
-async def bare(tmp_path: Path, nats_server) -> AsyncIterator[Stack]:  # type: ignore[no-untyped-def]
+async def bare(tmp_path: Path, nats_server: NatsServer) -> AsyncIterator[Stack]:
     """Everything but a scheduler."""
     async with (
         connect(nats_server.settings, "test") as bus,

@@ -5,11 +5,12 @@ import os
 import signal
 
 import pytest
-from stack import Stack, begun, call, children, listens, listens_at
 
 from schemas.control import DemandMet, DemandRefused
 from schemas.endpoints import Endpoint
 from schemas.subjects import ACTIVE, STATUS
+from tests.conftest import NatsServer
+from tests.services.scheduler.stack import Stack, begun, call, children, listens, listens_at
 
 ONCE_IDLE = {"scaling": {"idle_timeout_s": 0.5}}
 
@@ -338,7 +339,7 @@ async def test_a_deposed_leader_that_wakes_up_can_do_nothing(bare: Stack) -> Non
 
 async def test_a_restart_of_nats_changes_nothing_that_runs(
     stack: Stack,
-    nats_server,  # type: ignore[no-untyped-def]
+    nats_server: NatsServer,
 ) -> None:
     await stack.deploy("sort", scaling={"min_instances": 1})
     endpoints, keepers = stack.endpoints("sort"), set(stack.keepers())
