@@ -205,7 +205,13 @@ class FunctionActivity(msgspec.Struct, frozen=True):
 
 
 class Activity(msgspec.Struct, frozen=True):
-    """Published by each router each second; functions without any are left out."""
+    """Published by each router each second, and at once when it has applied what is in force.
+
+    Functions without any are left out.
+    """
 
     router: str
     functions: list[FunctionActivity]
+    active_sequence: int = 0
+    """The router has applied the stream ACTIVE up to here: its leader calls an object active
+    when every router has it."""

@@ -172,7 +172,7 @@ CHANNELS: Final = (
         name="activity",
         template=subjects.ACTIVITY,
         message=control.Activity,
-        description="What each router has in flight and parked, each second.",
+        description="What each router has in flight and parked, and how far it has read ACTIVE.",
         writer="router",
         readers=("scheduler",),
     ),

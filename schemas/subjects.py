@@ -96,6 +96,6 @@ LEASES: Final = Template("wasmfn.leases.{name}")
 DEMAND: Final = Template("wasmfn.demand.{namespace}.{function}")
 """Core request/reply: a router asks the leading scheduler for an endpoint."""
 ACTIVITY: Final = Template("wasmfn.activity.{router}")
-"""Core publish, once a second: what a router has in flight and parked."""
+"""Core publish: what a router has in flight and parked, and how far it has read ACTIVE."""
 BUILD_REQUESTS: Final = Template("wasmfn.build")
 """Core request/reply, queue group `builder`: the scheduler asks for a build."""

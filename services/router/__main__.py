@@ -19,7 +19,7 @@ from services.bus.permissions import used_by
 from services.bus.streams import provide
 from services.process import Process, PublicError, Server, serve
 from services.router import sync
-from services.router.activity import report
+from services.router.activity import Progress, report
 from services.router.demand import asker
 from services.router.framing import networks
 from services.router.invoke import Invocations
@@ -71,8 +71,9 @@ async def main(process: Process, settings: RouterSettings) -> None:
             settings.park_s,
         )
         complete = asyncio.Event()
-        sync.start(process, bus, slots, complete.set)
-        process.start(report(bus, router, slots), "activity")
+        progress = Progress()
+        sync.start(process, bus, slots, complete.set, progress.applied)
+        process.start(report(bus, router, slots, progress), "activity")
         process.start(bus.watch(), "bus")
         await settle(bus.nc)
         app = Invocations(slots, pool, limits, metrics, events.emit, trusted)

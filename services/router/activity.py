@@ -1,10 +1,15 @@
-"""Report each second what is in flight and parked: it is by this that functions scale up.
+"""Report what is in flight and parked, and how far this router has read what is in force.
+
+Functions scale up by the first; by the second the scheduler knows when every
+router serves what it put in force, and only then calls it active. So a report
+goes out each second, and at once when something in force was applied.
 
 A report is a hint and may be lost. While NATS is away none is sent, so that no
 old ones pile up for its return.
 """
 
 import asyncio
+import contextlib
 import logging
 
 import msgspec
@@ -18,9 +23,25 @@ from services.router.slots import Slots
 log = logging.getLogger(__name__)
 
 _EVERY_S = 1.0
+_GAP_S = 0.005
+"""Shortest time between two reports: a thousand changes a second are not a thousand reports."""
 
 
-def read_activity(router: str, slots: Slots) -> Activity:
+class Progress:
+    """How far ACTIVE has been applied."""
+
+    def __init__(self) -> None:
+        self.sequence = 0
+        self.news = asyncio.Event()
+
+    def applied(self, sequence: int) -> None:
+        """Note that everything up to `sequence` is applied."""
+        if sequence > self.sequence:
+            self.sequence = sequence
+            self.news.set()
+
+
+def read_activity(router: str, slots: Slots, sequence: int = 0) -> Activity:
     """Return what this router has at this moment; functions without any are left out."""
     parked = dict(slots.lot.functions())
     return Activity(
@@ -29,21 +50,23 @@ def read_activity(router: str, slots: Slots) -> Activity:
             FunctionActivity(*key, slots.in_flight.get(key, 0), parked.get(key, 0))
             for key in dict.fromkeys((*slots.in_flight, *parked))
         ],
+        sequence,
     )
 
 
-async def report(bus: Bus, router: str, slots: Slots) -> None:
-    """Publish the activity each second, for ever; an empty one once, then silence."""
+async def report(bus: Bus, router: str, slots: Slots, progress: Progress) -> None:
+    """Publish the activity each second and with each progress, for ever."""
     subject = subjects.ACTIVITY.subject(router=router)
-    told = False
     while True:
-        await asyncio.sleep(_EVERY_S)
-        activity = read_activity(router, slots)
-        if not bus.connected or not (activity.functions or told):
+        await asyncio.sleep(_GAP_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_EVERY_S):
+                await progress.news.wait()
+        progress.news.clear()
+        if not bus.connected:
             continue
+        activity = read_activity(router, slots, progress.sequence)
         try:
             await bus.nc.publish(subject, msgspec.json.encode(activity))
         except nats.errors.Error as error:
             log.warning("the activity was not reported: %s", error)
-        else:
-            told = bool(activity.functions)

@@ -33,8 +33,18 @@ Apply = Callable[[State, str, Any], list[Key]]
 _ACTIVE: Final = tuple(subjects.ACTIVE.filter(kind=kind) for kind in ("function", "route"))
 
 
-def start(process: Process, bus: Bus, slots: Slots, complete: Callable[[], None]) -> None:
-    """Start following; `complete` is called once all there is has been read."""
+def start(
+    process: Process,
+    bus: Bus,
+    slots: Slots,
+    complete: Callable[[], None],
+    in_force: Callable[[int], None],
+) -> None:
+    """Start following.
+
+    `complete` is called once all there is has been read, and `in_force` with the
+    sequence up to which ACTIVE is applied.
+    """
     missing = {"ACTIVE", "ENDPOINTS", "PODS"}
 
     def read(stream: str, need: Condition) -> None:
@@ -44,26 +54,38 @@ def start(process: Process, bus: Bus, slots: Slots, complete: Callable[[], None]
             slots.state.complete = True
             complete()
 
-    for stream, filters, message, apply in (
-        ("ACTIVE", _ACTIVE, Active, apply_active),
-        ("ENDPOINTS", (), Endpoint, apply_endpoint),
-        ("PODS", (), PodFact, apply_pod),
+    for stream, filters, message, apply, applied in (
+        ("ACTIVE", _ACTIVE, Active, apply_active, in_force),
+        ("ENDPOINTS", (), Endpoint, apply_endpoint, _nobody_asks),
+        ("PODS", (), PodFact, apply_pod, _nobody_asks),
     ):
         need = process.ready.needs(stream.lower(), "reading the snapshot")
-        reader = Reader(stream, message, apply, slots)
+        reader = Reader(stream, message, apply, slots, applied)
         process.start(
             reader.run(bus, filters, functools.partial(read, stream, need)), f"sync {stream}"
         )
 
 
+def _nobody_asks(sequence: int) -> None:
+    """Take note of nothing: how far these streams are read is nobody's question."""
+
+
 class Reader:
     """Applies the messages of one stream."""
 
-    def __init__(self, stream: str, message: Any, apply: Apply, slots: Slots) -> None:
+    def __init__(
+        self,
+        stream: str,
+        message: Any,
+        apply: Apply,
+        slots: Slots,
+        applied: Callable[[int], None],
+    ) -> None:
         self._stream = stream
         self._decode = msgspec.json.Decoder(message).decode
         self._apply = apply
         self._slots = slots
+        self._applied = applied
 
     async def run(self, bus: Bus, filters: tuple[str, ...], complete: Callable[[], None]) -> None:
         """Follow the stream for ever, and say when its snapshot is applied."""
@@ -72,11 +94,14 @@ class Reader:
                 case Snapshot(entries):
                     for entry in entries:
                         self.put(entry)
+                    self._applied(max((entry.sequence for entry in entries), default=0))
                     complete()
                 case Put(entry):
                     self.put(entry)
-                case Deleted(subject):
+                    self._applied(entry.sequence)
+                case Deleted(subject, sequence):
                     self._slots.changed(self._apply(self._slots.state, subject, None))
+                    self._applied(sequence)
                 case Replaced():
                     log.warning(
                         "%s is a new, other stream; what is served stays as it is", self._stream

@@ -24,6 +24,7 @@ from schemas.control import Activity, DemandMet, DemandRefused, DemandReply, Dem
 from schemas.endpoints import Endpoint
 from services.bus.connection import Bus, settle
 from services.scheduler import scaling
+from services.scheduler.audience import Audience
 from services.scheduler.loading import Loaded, Loader, LoadError
 from services.scheduler.metrics import DEMANDS
 from services.scheduler.record import DeposedError
@@ -198,7 +199,7 @@ class _Broker(NatsBroker):
 
 
 @contextlib.asynccontextmanager
-async def listening(bus: Bus, demands: Demands) -> AsyncIterator[None]:
+async def listening(bus: Bus, demands: Demands, audience: Audience) -> AsyncIterator[None]:
     """Answer demands and take in activity while inside."""
     broker = _Broker(bus.nc)
 
@@ -221,6 +222,7 @@ async def listening(bus: Bus, demands: Demands) -> AsyncIterator[None]:
 
     @broker.subscriber(subjects.ACTIVITY.wildcard)
     async def activity(message: Activity) -> None:
+        audience.heard(message.router, message.active_sequence, time.monotonic())
         demands.seen(message)
 
     await broker.start()

@@ -32,6 +32,7 @@ from services.bus.follow import follow
 from services.bus.lease import Reign
 from services.bus.state import Deleted, Entry, Put, Replaced, Snapshot, Update
 from services.scheduler.artifacts import Artifacts
+from services.scheduler.audience import Audience
 from services.scheduler.demand import Demands, listening
 from services.scheduler.fleet import Fleet, FleetSettings
 from services.scheduler.judge import judge
@@ -76,7 +77,8 @@ class Leader:
         self._reign = reign
         self._runtime = runtime
         self.world = World()
-        self._record = Record(bus, events, reign, self.world)
+        self._audience = Audience()
+        self._record = Record(bus, events, reign, self.world, self._audience)
         client = KeeperClient(key, reign.term)
         self._loader = Loader(
             self.world, self._record, client, artifacts, Path(settings.secrets_dir)
@@ -141,7 +143,7 @@ class Leader:
                 parts.create_task(self._surveys(), name="survey")
                 parts.create_task(self._ends(), name="ended pods")
                 self._look_at_everything()
-                async with listening(self._bus, self._demands):
+                async with listening(self._bus, self._demands, self._audience):
                     self._tell(
                         "leader-elected",
                         f"this scheduler leads in term {self._reign.term}, and has adopted"

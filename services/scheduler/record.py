@@ -6,13 +6,14 @@ is over, even in a process that was paused meanwhile.
 """
 
 import hashlib
+import logging
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from schemas import subjects
-from schemas.active import Active
+from schemas.active import Active, ActiveEnvironment
 from schemas.endpoints import Endpoint
 from schemas.events import Level, new_event
 from schemas.status import Phase, Status
@@ -20,7 +21,13 @@ from services.bus.connection import Bus
 from services.bus.events import EventLog
 from services.bus.lease import Reign
 from services.bus.publish import publish, tombstone
+from services.scheduler.audience import Audience
 from services.scheduler.world import Object, World
+
+log = logging.getLogger(__name__)
+
+ROUTERS_S: Final = 0.5
+"""How long routers are waited for before an object is called active all the same."""
 
 
 class DeposedError(Exception):
@@ -39,7 +46,11 @@ def spec_correlation(key: Object, revision: int) -> str:
 class Record:
     """Writes in the name of one term."""
 
-    def __init__(self, bus: Bus, events: EventLog, reign: Reign, world: World) -> None:
+    def __init__(
+        self, bus: Bus, events: EventLog, reign: Reign, world: World, audience: Audience
+    ) -> None:
+        self._audience = audience
+        self._in_force = 0
         self._bus = bus
         self._events = events
         self._reign = reign
@@ -53,10 +64,12 @@ class Record:
     async def activate(self, active: Active) -> None:
         """Put an object in force."""
         kind = str(active.__struct_config__.tag)
-        await self._put(
+        sequence = await self._put(
             subjects.ACTIVE.subject(kind=kind, namespace=active.namespace, name=active.name),
             active,
         )
+        if not isinstance(active, ActiveEnvironment):  # no business of a router
+            self._in_force = sequence
 
     async def deactivate(self, key: Object) -> None:
         """Take an object out of force."""
@@ -106,6 +119,8 @@ class Record:
         )
         if before is not None and msgspec.structs.replace(before, time=status.time) == status:
             return
+        if phase == "active" and not await self._audience.reached(self._in_force, ROUTERS_S):
+            log.warning("a router is slow to apply what is in force; %s is called active", name)
         subject = subjects.STATUS.subject(kind=kind, namespace=namespace, name=name)
         await self._put(subject, status)
         self._world.statuses[key] = status
@@ -163,9 +178,9 @@ class Record:
             )
         )
 
-    async def _put(self, subject: str, message: msgspec.Struct) -> None:
+    async def _put(self, subject: str, message: msgspec.Struct) -> int:
         self.check()
-        await publish(self._bus, subject, msgspec.json.encode(message))
+        return await publish(self._bus, subject, msgspec.json.encode(message))
 
     async def _delete(self, subject: str) -> None:
         self.check()

@@ -221,6 +221,32 @@ async def test_activity_is_reported_each_second_while_there_is_any(platform: Pla
         pass
 
 
+async def test_a_router_tells_at_once_how_far_it_has_applied_what_is_in_force(
+    platform: Platform,
+) -> None:
+    await ready_platform(platform)
+    reports: asyncio.Queue[Any] = asyncio.Queue()
+    await platform.nc.subscribe(subjects.ACTIVITY.wildcard, cb=reports.put)
+    await platform.router()
+    last = await _last_sequence(platform, "ACTIVE")
+    async with asyncio.timeout(30):
+        while (await _activity(reports)).active_sequence < last:
+            pass
+    await platform.function("g")
+    async with asyncio.timeout(30):
+        while (await _activity(reports)).active_sequence <= last:
+            pass
+
+
+async def _activity(reports: "asyncio.Queue[Any]") -> Activity:
+    return msgspec.json.decode((await reports.get()).data, type=Activity)
+
+
+async def _last_sequence(platform: Platform, stream: str) -> int:
+    info = await platform.nc.jetstream().stream_info(stream)
+    return info.state.last_seq
+
+
 async def test_on_sigterm_what_is_in_flight_ends_and_nothing_new_begins(platform: Platform) -> None:
     reached, go = asyncio.Event(), asyncio.Event()
 
