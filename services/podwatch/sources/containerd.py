@@ -160,7 +160,8 @@ class ContainerdSource:
         sightings: list[Sighting] = []
         for container in ours.values():
             runs = not container.exited and sandboxes[container.sandbox]
-            if runs != (container.id in self._running) and container.id not in self._over:
+            settled = container.id in (self._running if runs else self._over)
+            if not settled:
                 sightings += await self._look(runtime, container.id)
         for container_id in set(self._running) - set(ours):
             sightings.append(self._gone(container_id, REMOVED))

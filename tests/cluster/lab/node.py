@@ -29,6 +29,9 @@ _CGROUPS = Path("/sys/fs/cgroup")
 _NAMESPACES = ("--mount", "--net", "--pid", "--cgroup", "--uts")
 _CLONE_NEWNET = 0x40000000
 
+_parents: list[subprocess.Popen[bytes]] = []
+"""Of daemons that run: Python warns of one that is forgotten before it ends."""
+
 # Makes the shell that runs it, and so what it becomes, a member of the node's cgroups.
 _JOIN = 'for c in $WASMFN_LAB_CGROUPS; do echo $$ >"$c/cgroup.procs"; done; exec "$@"'
 
@@ -121,6 +124,8 @@ def start(name: str, *command: str | Path, env: Mapping[str, str] | None = None)
             stderr=output,
             start_new_session=True,
         )
+
+    _parents[:] = [known for known in _parents if known.poll() is None] + [parent]
 
     def forked() -> bool:
         if parent.poll() is not None:
