@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import uuid
@@ -194,6 +195,7 @@ def other_lab(cluster: None) -> Iterator[dict[str, str]]:
     environment = {**os.environ, "WASMFN_LAB_NAME": f"test-{os.getpid()}"}
     yield environment
     command(environment, "down")
+    shutil.rmtree(paths.ROOT / "labs" / environment["WASMFN_LAB_NAME"])
 
 
 def command(environment: dict[str, str], *words: str) -> str:
@@ -227,6 +229,18 @@ def test_nothing_of_a_lab_stays(other_lab: dict[str, str]) -> None:
     assert not [cgroup for cgroup in cgroups if cgroup.exists()]
     assert not [pid for pid in pids if process.started(pid)]
     assert other_lab["WASMFN_LAB_NAME"] not in Path("/proc/mounts").read_text()
+
+
+def test_a_lab_whose_maker_died_before_it_wrote_a_pid_is_ended(other_lab: dict[str, str]) -> None:
+    command(other_lab, "up", "containerd")
+    state = paths.ROOT / "labs" / other_lab["WASMFN_LAB_NAME"] / "state"
+    pid, ticks = map(int, (state / "pids/node").read_text().split())
+    shutil.rmtree(state / "pids")
+
+    command(other_lab, "down")
+
+    assert process.started(pid) != ticks
+    assert not state.exists()
 
 
 def test_up_replaces_what_an_earlier_run_left(other_lab: dict[str, str]) -> None:

@@ -72,9 +72,10 @@ def _become(*command: str | Path) -> None:
     sys.exit(subprocess.run(node.inside(*command), env=env, check=False).returncode)
 
 
-def _base_image(_: argparse.Namespace) -> None:
+def _project_images(_: argparse.Namespace) -> None:
     _timed("base image and wheels", base.make)
-    _say(base.IMAGE)
+    for name in base.push_project():
+        _say(name)
 
 
 def _image(arguments: argparse.Namespace) -> None:
@@ -84,7 +85,6 @@ def _image(arguments: argparse.Namespace) -> None:
         arguments.dockerfile,
         target=arguments.target,
         arguments=dict(pair.split("=", 1) for pair in arguments.build_arg),
-        volumes={paths.WHEELS: base.WHEELS_INSIDE} if paths.WHEELS.exists() else {},
     )
     _say(images.push(arguments.tag))
 
@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         ("kubectl", _kubectl, "run kubectl as the administrator"),
     ):
         command(name, what, says).add_argument("command", nargs=argparse.REMAINDER)
-    command("base-image", _base_image, "make the BASE of the project's Dockerfile, and wheels")
+    command("project", _project_images, "build the project's images and push them to the registry")
     image = command("image", _image, "build an image and push it to the lab's registry")
     image.add_argument("context", type=Path)
     image.add_argument("tag", help="such as wasmfn/services:0.1.0")

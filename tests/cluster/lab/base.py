@@ -1,12 +1,10 @@
-"""What a registry gives elsewhere: an image with Python and pip, and the wheels of the project.
+"""What registries give elsewhere: an image with Python in it, and the project's dependencies.
 
-The image takes the place of `docker.io/library/python` as the BASE of the project's Dockerfile.
-Its pip looks for packages nowhere but in the directory of wheels that is mounted during a build,
-so the Dockerfile is the same here and where the network is.
+They take the places of `docker.io/library/python` (the Dockerfile's BASE) and of PyPI (its stage
+`wheels`), so that the project's own Dockerfile is what is built here too.
 """
 
 import hashlib
-import json
 import shutil
 import tempfile
 import tomllib
@@ -16,18 +14,16 @@ from tests.cluster.lab import debian, images, paths
 from tests.cluster.lab.commands import lock, run
 
 IMAGE = "localhost/lab/python:3.11"
-WHEELS_INSIDE = "/wheels"
 
-_CHECKOUT = Path(__file__).resolve().parents[3]
+CHECKOUT = Path(__file__).resolve().parents[3]
+TARGETS = ("services", "keeper", "nats")
 _PACKAGES = ("ca-certificates", "libseccomp2", "python3", "python3-pip", "python3-venv")
 _UNREAD = ("/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/man/*")
 
-_DOCKERFILE = f"""
+_DOCKERFILE = """
 FROM scratch
 ADD root.tar /
-RUN rm /usr/lib/python3*/EXTERNALLY-MANAGED \\
- && ln -s /usr/bin/python3 /usr/local/bin/python \\
- && printf '[global]\\nno-index = true\\nfind-links = {WHEELS_INSIDE}\\n' >/etc/pip.conf
+RUN rm /usr/lib/python3*/EXTERNALLY-MANAGED && ln -s /usr/bin/python3 /usr/local/bin/python
 ENV PATH=/usr/local/bin:/usr/bin:/bin
 CMD ["python3"]
 """
@@ -48,6 +44,19 @@ def make() -> None:
                 images.build(context, IMAGE)
 
 
+def push_project() -> list[str]:
+    """Build the project's images from the checkout and push them; return the names to pull by."""
+    make()
+    version = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
+    pushed = []
+    for target in TARGETS:
+        tag = f"wasmfn/{target}:{version}"
+        arguments, contexts = {"BASE": IMAGE}, {"wheels": paths.WHEELS}
+        images.build(CHECKOUT, tag, target=target, arguments=arguments, contexts=contexts)
+        pushed.append(images.push(tag))
+    return pushed
+
+
 def _bootstrap(root: Path) -> None:
     new = root.with_name("new-" + root.name)
     new.unlink(missing_ok=True)
@@ -60,17 +69,15 @@ def _bootstrap(root: Path) -> None:
 
 
 def _make_wheels() -> None:
-    """Fetch what pyproject.toml asks for, again whenever it asks for something else."""
-    project = tomllib.loads((_CHECKOUT / "pyproject.toml").read_text())
-    wanted = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
-    for extra, requirements in project["project"].get("optional-dependencies", {}).items():
-        if extra != "dev":
-            wanted += requirements
-    key = hashlib.sha256(json.dumps(wanted).encode()).hexdigest()
+    """Fetch what requirements.lock names, again whenever it names something else."""
+    lock_file = CHECKOUT / "requirements.lock"
+    key = hashlib.sha256(lock_file.read_bytes()).hexdigest()
     made = paths.WHEELS / "made-for"
     if made.exists() and made.read_text() == key:
         return
     shutil.rmtree(paths.WHEELS, ignore_errors=True)
     # By Debian's Python, which is the image's too.
-    run(paths.VENV / "bin/python", "-m", "pip", "-q", "wheel", "--wheel-dir", paths.WHEELS, *wanted)
+    python = paths.VENV / "bin/python"
+    options = ["--no-deps", "--require-hashes", f"--wheel-dir={paths.WHEELS}"]
+    run(python, "-m", "pip", "-q", "wheel", *options, "-r", lock_file)
     made.write_text(key)

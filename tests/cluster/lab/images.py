@@ -29,17 +29,17 @@ def build(
     *,
     target: str = "",
     arguments: Mapping[str, str] | None = None,
-    volumes: Mapping[Path, str] | None = None,
+    contexts: Mapping[str, Path] | None = None,
 ) -> None:
     """Build an image into the lab's own store, where it is called `tag`.
 
-    `arguments` are the Dockerfile's ARGs; `volumes` are directories that its RUNs see, by the
-    place where they see them, and that are not in the image.
+    `arguments` are the Dockerfile's ARGs; `contexts` are directories that take the places of
+    its stages and images of these names.
     """
     # Neither namespaces nor a runtime are needed for RUN, and no layer is built twice.
     options = ["--isolation=chroot", "--layers", "--pull-never", f"--tag={tag}"]
     options += [f"--build-arg={name}={value}" for name, value in (arguments or {}).items()]
-    options += [f"--volume={here}:{there}:ro" for here, there in (volumes or {}).items()]
+    options += [f"--build-context={name}={place}" for name, place in (contexts or {}).items()]
     if target:
         options.append(f"--target={target}")
     _buildah("bud", *options, "--file", dockerfile or context / "Dockerfile", context)

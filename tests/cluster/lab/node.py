@@ -213,9 +213,14 @@ def _make_cgroups() -> list[Path]:
 
 
 def _remove_cgroup(cgroup: Path) -> None:
-    """Remove a cgroup whose processes have been ended; the kernel may still be at it."""
+    """Remove a cgroup of the lab, after ending whatever is in it that no file told of."""
+    for file in cgroup.rglob("cgroup.procs"):
+        for pid in file.read_text().split():
+            if ticks := process.started(int(pid)):
+                Process(int(pid), ticks).kill()
 
     def removed() -> bool:
+        # The kernel may still be at ending them.
         try:
             for directory, _, _ in os.walk(cgroup, topdown=False):
                 Path(directory).rmdir()
