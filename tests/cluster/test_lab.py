@@ -190,7 +190,7 @@ def test_a_kubelet_comes_back_to_its_pods(namespace: str) -> None:
 
 
 @pytest.fixture
-def other_lab(cluster: None) -> Iterator[dict[str, str]]:
+def other_lab(containerd: None) -> Iterator[dict[str, str]]:
     """Return the environment of a second lab beside the one that the tests share."""
     environment = {**os.environ, "WASMFN_LAB_NAME": f"test-{os.getpid()}"}
     yield environment

@@ -8,7 +8,6 @@ import ctypes
 import errno
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,9 +28,6 @@ _CGROUPS = Path("/sys/fs/cgroup")
 _NAMESPACES = ("--mount", "--net", "--pid", "--cgroup", "--uts")
 _CLONE_NEWNET = 0x40000000
 
-_parents: list[subprocess.Popen[bytes]] = []
-"""Of daemons that run: Python warns of one that is forgotten before it ends."""
-
 # Makes the shell that runs it, and so what it becomes, a member of the node's cgroups.
 _JOIN = 'for c in $WASMFN_LAB_CGROUPS; do echo $$ >"$c/cgroup.procs"; done; exec "$@"'
 
@@ -45,22 +41,14 @@ def up() -> None:
     unshare = ["unshare", *_NAMESPACES, "--propagation", "private", "--fork", "--kill-child"]
     node = ["sh", str(Path(__file__).with_name("node.sh")), str(paths.STATE)]
     node += [NAME, f"{ADDRESS}/24", SERVICES, *_hierarchies()]
-    with (paths.LOGS / "node").open("wb") as log:
-        parent = subprocess.Popen(
-            ["sh", "-c", _JOIN, "sh", *unshare, *node],
-            env={**os.environ, "WASMFN_LAB_CGROUPS": " ".join(map(str, cgroups))},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    parent = _spawn([*unshare, *node], log=paths.LOGS / "node")
     first: Process | None = None
 
     def ready() -> bool:
         nonlocal first
-        if parent.poll() is not None:
+        if _ended(parent):
             raise RuntimeError(f"the node did not start:\n{(paths.LOGS / 'node').read_text()}")
-        if first is None and (first := process.only_child(parent.pid)):
+        if first is None and (first := process.only_child(parent)):
             process.save("node", first)
         return first is not None and (paths.STATE / "node-ready").exists()
 
@@ -113,29 +101,41 @@ def http(method: str, url: str, **options: Any) -> httpx.Response:
 def start(name: str, *command: str | Path, env: Mapping[str, str] | None = None) -> None:
     """Start a daemon of the node; its output goes to a log of its name."""
     log = paths.LOGS / name
-    cgroups = (paths.STATE / "cgroups").read_text().split()
-    with log.open("ab") as output:
-        parent = subprocess.Popen(
-            ["sh", "-c", _JOIN, "sh", *inside(*command)],
-            env={**os.environ, **(env or {}), "WASMFN_LAB_CGROUPS": " ".join(cgroups)},
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-
-    _parents[:] = [known for known in _parents if known.poll() is None] + [parent]
+    parent = _spawn(inside(*command), log, env)
 
     def forked() -> bool:
-        if parent.poll() is not None:
+        if _ended(parent):
             raise RuntimeError(f"{name} ended at once:\n{log.read_text()[-4000:]}")
-        if daemon := process.only_child(parent.pid):
+        if daemon := process.only_child(parent):
             process.save(name, daemon)
             return True
         return False
 
     wait_until(f"{name} has started", forked, within_s=5, every_s=0.002)
+
+
+def _spawn(command: list[str], log: Path, env: Mapping[str, str] | None = None) -> int:
+    """Start a program in the node's cgroups that outlives this one, and return its process id.
+
+    Not by `subprocess`, which warns of processes that are forgotten before they end.
+    """
+    cgroups = " ".join((paths.STATE / "cgroups").read_text().split())
+    return os.posix_spawnp(
+        "sh",
+        ["sh", "-c", _JOIN, "sh", *command],
+        {**os.environ, **(env or {}), "WASMFN_LAB_CGROUPS": cgroups},
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+    )
+
+
+def _ended(child: int) -> bool:
+    pid, _ = os.waitpid(child, os.WNOHANG)
+    return pid == child
 
 
 @contextmanager
