@@ -2,51 +2,25 @@
 
 FastStream decodes, validates and replies. What it does not do by itself is
 answer a request that it cannot decode; without an answer the requester would
-learn of its mistake by a timeout. And it works on the bus's connection instead
-of one of its own: that one heals, reads a changed token and says what it lacks.
+learn of its mistake by a timeout.
 """
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from types import TracebackType
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-from fast_depends.msgspec import MsgSpecSerializer
 from faststream import ExceptionMiddleware
-from faststream.nats import NatsBroker
-from nats.aio.client import Client
 
 from schemas import subjects
 from schemas.builds import BuildReply, BuildRequest
-from services.bus.connection import Bus, settle
+from services.bus.broker import BusBroker
+from services.bus.connection import Bus
 from services.bus.errors import BusError
 
 QUEUE_GROUP: Final = "builder"
 WORKERS: Final = 16
 """Requests that are answered at a time; each waits for NATS once or twice."""
-
-
-class BusBroker(NatsBroker):
-    """A broker on the connection of `bus`, which it neither makes nor closes."""
-
-    def __init__(self, bus: Bus, **options: Any) -> None:
-        super().__init__(**options)
-        self._bus = bus
-
-    async def _connect(self) -> Client:
-        self.config.connect(self._bus.nc)
-        return self._bus.nc
-
-    async def stop(
-        self,
-        exc_type: type[BaseException] | None = None,
-        exc_val: BaseException | None = None,
-        exc_tb: TracebackType | None = None,
-    ) -> None:
-        """Take no more requests, and let those in flight end."""
-        # Past NatsBroker's own, which goes on to close the connection.
-        await super(NatsBroker, self).stop(exc_type, exc_val, exc_tb)
 
 
 @contextlib.asynccontextmanager
@@ -60,12 +34,7 @@ async def answering(
             BusError: _unavailable,
         }
     )
-    broker = BusBroker(
-        bus,
-        serializer=MsgSpecSerializer(use_fastdepends_errors=False),
-        middlewares=(refuse,),
-        logger=None,
-    )
+    broker = BusBroker(bus, middlewares=(refuse,))
 
     @broker.subscriber(subjects.BUILD_REQUESTS.subject(), queue=QUEUE_GROUP, max_workers=WORKERS)
     async def on_request(request: BuildRequest) -> BuildReply:
@@ -73,7 +42,6 @@ async def answering(
 
     async with broker:
         await broker.start()
-        await settle(bus.nc)
         yield
 
 

@@ -13,16 +13,15 @@ from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 import msgspec
-from fast_depends.msgspec import MsgSpecSerializer
 from faststream.exceptions import NackMessage
-from faststream.nats import NatsBroker, NatsMessage
-from nats.aio.client import Client
+from faststream.nats import NatsMessage
 
 from schemas import subjects
 from schemas.active import ActiveFunction
 from schemas.control import Activity, DemandMet, DemandRefused, DemandReply, DemandRequest
 from schemas.endpoints import Endpoint
-from services.bus.connection import Bus, settle
+from services.bus.broker import BusBroker
+from services.bus.connection import Bus
 from services.scheduler import scaling
 from services.scheduler.audience import Audience
 from services.scheduler.loading import Loaded, Loader, LoadError
@@ -182,26 +181,10 @@ def _at_most(active: ActiveFunction) -> str:
     return f"{active.name} has the {most} instances that it may have at most"
 
 
-class _Broker(NatsBroker):
-    """A broker on the service's own connection, so there is one set of credentials."""
-
-    def __init__(self, nc: Client) -> None:
-        super().__init__(
-            serializer=MsgSpecSerializer(use_fastdepends_errors=False),
-            logger=None,
-            graceful_timeout=_END_S,
-        )
-        self._shared = nc
-
-    async def _connect(self) -> Client:
-        self.config.connect(self._shared)
-        return self._shared
-
-
 @contextlib.asynccontextmanager
 async def listening(bus: Bus, demands: Demands, audience: Audience) -> AsyncIterator[None]:
     """Answer demands and take in activity while inside."""
-    broker = _Broker(bus.nc)
+    broker = BusBroker(bus, graceful_timeout=_END_S)
 
     @broker.subscriber(subjects.DEMAND.wildcard, max_workers=PARALLEL)
     async def demand(message: NatsMessage) -> bytes:
@@ -225,11 +208,6 @@ async def listening(bus: Bus, demands: Demands, audience: Audience) -> AsyncIter
         audience.heard(message.router, message.active_sequence, time.monotonic())
         demands.seen(message)
 
-    await broker.start()
-    await settle(bus.nc)
-    try:
+    async with broker:
+        await broker.start()
         yield
-    finally:
-        # Not `broker.stop()`, which would close the connection that others use.
-        for subscriber in broker.subscribers:
-            await subscriber.stop()
