@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import msgspec
@@ -26,6 +26,7 @@ from services.scheduler.artifacts import Artifacts
 from services.scheduler.keepers import read_control_key
 from services.scheduler.leader import Leader
 from services.scheduler.metrics import SchedulerMetrics
+from services.scheduler.pods import PodError, PodRuntime
 from services.scheduler.pods.processes import ProcessRuntime, ProcessSettings
 from services.scheduler.settings import SchedulerSettings
 
@@ -39,20 +40,14 @@ async def main(process: Process, settings: SchedulerSettings) -> None:
         key = read_control_key(Path(settings.control_key_file))
     except ValueError as error:
         raise PublicError(str(error)) from None
-    runtime = ProcessRuntime(
-        ProcessSettings(
-            pods=Path(settings.pods_dir),
-            control_key=Path(settings.control_public_key_file),
-            artifact_key=Path(settings.artifact_public_key_file),
-            cache=Path(settings.cache_dir),
-            capacity=settings.keeper_capacity,
-            ip=settings.keeper_ip,
-        )
-    )
     metrics = SchedulerMetrics()
     prometheus_client.REGISTRY.register(metrics)
     holder = f"{socket.gethostname()}/{os.getpid()}"
-    async with connect(settings, "scheduler") as bus, event_log(bus) as events:
+    async with (
+        _runtime(settings) as runtime,
+        connect(settings, "scheduler") as bus,
+        event_log(bus) as events,
+    ):
         process.start(bus.watch(), "the connection to NATS")
         await provide(bus, settings, used_by("scheduler"))
         process.start(_provide_again(bus, settings), "streams")
@@ -71,7 +66,38 @@ async def main(process: Process, settings: SchedulerSettings) -> None:
         await process.stopping.wait()
         contest.cancel()
         await asyncio.wait({contest})
-    runtime.close()
+
+
+@contextlib.asynccontextmanager
+async def _runtime(settings: SchedulerSettings) -> AsyncIterator[PodRuntime]:
+    """Yield where keepers run. Leaving it leaves them running."""
+    if settings.runtime == "kubernetes":
+        # Nobody else pays for its imports.
+        from services.scheduler.pods.apiserver import connect as connect_api  # noqa: PLC0415
+        from services.scheduler.pods.kubernetes import KubernetesRuntime  # noqa: PLC0415
+
+        try:
+            async with connect_api(settings.kubernetes_namespace, settings.kubeconfig) as server:
+                yield KubernetesRuntime(
+                    server, settings.keeper_image, settings.keeper_capacity, settings.keeper_pod
+                )
+        except PodError as error:
+            raise PublicError(str(error)) from None
+        return
+    runtime = ProcessRuntime(
+        ProcessSettings(
+            pods=Path(settings.pods_dir),
+            control_key=Path(settings.control_public_key_file),
+            artifact_key=Path(settings.artifact_public_key_file),
+            cache=Path(settings.cache_dir),
+            capacity=settings.keeper_capacity,
+            ip=settings.keeper_ip,
+        )
+    )
+    try:
+        yield runtime
+    finally:
+        runtime.close()
 
 
 async def _provide_again(bus: Bus, settings: SchedulerSettings) -> None:

@@ -6,6 +6,7 @@ from msgspec import Meta
 
 from schemas.names import Name
 from services.process import ServiceSettings
+from services.scheduler.pods.manifest import KeeperPod
 
 
 class SchedulerSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -13,20 +14,29 @@ class SchedulerSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unkno
 
     control_key_file: str
     """Ed25519 private key that calls to keepers are signed with: PEM, hexadecimal or raw."""
-    control_public_key_file: str
-    """The public half, which keepers are started with."""
-    artifact_public_key_file: str
-    """The builder's public key, which keepers are started with."""
     secrets_dir: str
     """Secrets of functions: `<namespace>/<name>/<key>`."""
     cache_dir: str
     """Artifacts by digest; on one machine shared with the keepers."""
-    runtime: Literal["processes"] = "processes"
+    runtime: Literal["processes", "kubernetes"] = "processes"
     """Where keepers run."""
-    pods_dir: str
-    """Runtime `processes`: one directory for each keeper."""
+    pods_dir: str = ""
+    """Runtime `processes`, which needs it: one directory for each keeper."""
+    control_public_key_file: str = ""
+    """Runtime `processes`, which needs it: what keepers check control calls with."""
+    artifact_public_key_file: str = ""
+    """Runtime `processes`, which needs it: what keepers check the builder's artifacts with."""
     keeper_ip: str = "127.0.0.1"
     """Runtime `processes`: the address that keepers and functions listen at."""
+    keeper_image: str = ""
+    """Runtime `kubernetes`, which needs it: the image of keepers."""
+    keeper_pod: KeeperPod = KeeperPod()
+    """Runtime `kubernetes`: everything else of their pods, as JSON or a table."""
+    kubernetes_namespace: str = "wasmfn-functions"
+    """Runtime `kubernetes`: where the keepers of all our namespaces are."""
+    kubeconfig: str = ""
+    """Runtime `kubernetes`: a file that tells how to reach the API server. Without one, what every
+    pod is given is used."""
     keeper_capacity: Annotated[int, Meta(ge=1, le=10_000)] = 64
     """Function processes that one keeper holds."""
     max_keepers: Annotated[int, Meta(ge=1, le=10_000)] = 16
@@ -35,3 +45,15 @@ class SchedulerSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unkno
     """These have a keeper ready before they have a function."""
     keeper_linger_s: Annotated[float, Meta(ge=0)] = 60.0
     """How long an empty keeper stays that is not the spare one."""
+
+    def __post_init__(self) -> None:
+        """Refuse a runtime without what it needs."""
+        needed = {
+            "processes": ("pods_dir", "control_public_key_file", "artifact_public_key_file"),
+            "kubernetes": ("keeper_image",),
+        }
+        for name in needed[self.runtime]:
+            if not getattr(self, name):
+                raise ValueError(f"the runtime `{self.runtime}` needs `{name}`")
+        if self.runtime == "kubernetes":
+            self.keeper_pod.check(self.keeper_capacity)

@@ -1,8 +1,8 @@
 """Where keepers run: the seam between the scheduler and a platform.
 
-`processes` runs them on this machine. A runtime starts, lists and stops pods
-and says that one has ended; whether a keeper answers, and with which engine, is
-told by podwatch, on every platform alike.
+`processes` runs them on this machine, `kubernetes` on a cluster. A runtime
+starts, lists and stops pods and says that one has ended; whether a keeper
+answers, and with which engine, is told by podwatch, on every platform alike.
 """
 
 from collections.abc import AsyncIterator
@@ -28,6 +28,9 @@ class PodRuntime(Protocol):
 
     async def list(self) -> list[Pod]:
         """Return every pod of ours that has not ended, whoever started it.
+
+        One that somebody else has told to end, as when a node is drained, counts as ended: it
+        takes nothing new.
 
         Raises:
             PodError: the list could not be read *whole*. An incomplete list is never returned.

@@ -1,0 +1,188 @@
+"""Keepers as pods of a Kubernetes cluster.
+
+Plain pods and not a Deployment: which one goes is the scheduler's decision, for
+it knows which are empty, and a keeper that ended is never started again under
+the same identity. What is kept here is only which name a uid has; everything
+else is asked of the API server, so the next scheduler adopts what runs by its
+labels, and one that was away for an hour is as good as one that was not.
+"""
+
+import asyncio
+import contextlib
+import logging
+import math
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final, TypeVar
+
+from schemas.pods import LABEL_NAMESPACE, LABEL_ROLE, ROLE_KEEPER
+from services.scheduler.pods import Pod, PodError
+from services.scheduler.pods.apiserver import ApiError, ApiServer
+from services.scheduler.pods.informer import Changed, Listed, Removed, follow
+from services.scheduler.pods.manifest import KeeperPod, keeper_pod
+from services.scheduler.pods.objects import ApiPod, PodList, has_ended, hindrance, serves
+
+log = logging.getLogger(__name__)
+
+SELECTOR: Final = f"{LABEL_ROLE}={ROLE_KEEPER}"
+FORGET_S: Final = 60.0
+"""How long a pod whose keeper has ended stays, so that its log can be read."""
+
+_START_S: Final = 10.0
+"""How long to try to have a pod made while the API server does not answer."""
+_REPORT_S: Final = 10.0
+"""How much later than its grace allows a pod may be told to have ended."""
+_FIRST_PAUSE_S: Final = 0.1
+_LAST_PAUSE_S: Final = 2.0
+
+T = TypeVar("T")
+
+
+class KubernetesRuntime:
+    """Runs keepers as pods. See `PodRuntime`."""
+
+    def __init__(self, server: ApiServer, image: str, capacity: int, settings: KeeperPod) -> None:
+        self._server = server
+        self._image = image
+        self._capacity = capacity
+        self._settings = settings
+        self._names: dict[str, str] = {}
+        """Uid -> name of what was running when last heard of."""
+        self._ended_at: dict[str, float] = {}
+        """Uid -> when it was first seen to have ended (monotonic)."""
+
+    async def list(self) -> list[Pod]:
+        """Return the pods that run or are about to. See `PodRuntime`."""
+        before = set(self._names)
+        try:
+            found = await self._server.list(label_selector=SELECTOR)
+        except ApiError as error:
+            raise PodError(f"the keepers cannot be listed: {error}") from error
+        running = {pod.metadata.uid: pod for pod in found.items if serves(pod)}
+        for uid in before - running.keys():  # What was started meanwhile may not be in the list.
+            self._names.pop(uid, None)
+        self._names |= {uid: pod.metadata.name for uid, pod in running.items()}
+        await self._clean(found)
+        return [_plain(pod) for pod in running.values()]
+
+    async def start(self, labels: dict[str, str]) -> Pod:
+        """Make a keeper pod. See `PodRuntime`."""
+        # The name is new, and the pod is applied: to ask again, when an answer was lost, makes
+        # no second one.
+        name = f"keeper-{labels[LABEL_NAMESPACE]}"[:52].rstrip("-") + f"-{secrets.token_hex(5)}"
+        manifest = keeper_pod(name, self._image, labels, self._capacity, self._settings)
+        try:
+            pod = await _persist(lambda: self._server.apply(manifest), _START_S)
+        except ApiError as error:
+            raise PodError(f"a keeper could not be started: {error}") from error
+        self._names[pod.metadata.uid] = pod.metadata.name
+        return _plain(pod)
+
+    async def stop(self, uid: str, patience_s: float) -> None:
+        """Delete a pod, and have it forgotten if it does not end in time. See `PodRuntime`."""
+        name = self._names.get(uid)
+        if name is None:
+            return
+        grace_s = max(1, math.ceil(patience_s))
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace_s + _REPORT_S):
+                    await self._delete(name, uid, grace_s)
+                    await self._until_ended(name, uid)
+                    self._names.pop(uid, None)
+                    return
+            # Its node does not answer. What may still run there has no endpoint any more, and is
+            # ended by the node itself when it is back.
+            log.warning("the keeper %s does not end in time; it is deleted by force", name)
+            await self._delete(name, uid, 0)
+            self._names.pop(uid, None)
+        except ApiError as error:
+            raise PodError(f"the keeper {name} may still run: {error}") from error
+
+    async def ended(self) -> AsyncIterator[str]:
+        """Yield the uid of each pod that ended or was told to. See `PodRuntime`."""
+        running = dict(self._names)
+        hindrances: dict[str, str] = {}
+        async with contextlib.aclosing(follow(self._server, label_selector=SELECTOR)) as sightings:
+            async for sighting in sightings:
+                match sighting:
+                    case Listed(pods):
+                        seen = {pod.metadata.uid: pod.metadata.name for pod in pods if serves(pod)}
+                        gone = running.keys() - seen.keys()
+                        running = seen
+                    case Changed(pod) if serves(pod):
+                        _tell_hindrance(pod, hindrances)
+                        running[pod.metadata.uid] = pod.metadata.name
+                        gone = set()
+                    case Changed(pod) | Removed(pod):
+                        gone = {pod.metadata.uid} & running.keys()
+                for uid in gone:
+                    hindrances.pop(uid, None)
+                    running.pop(uid, None)
+                    yield uid
+
+    async def _delete(self, name: str, uid: str, grace_s: int) -> None:
+        await _persist(lambda: self._server.delete(name, uid, grace_s), _START_S)
+
+    async def _until_ended(self, name: str, uid: str) -> None:
+        """Return when the pod has ended or is gone."""
+        one = follow(self._server, field_selector=f"metadata.name={name}")
+        async with contextlib.aclosing(one) as sightings:
+            async for sighting in sightings:
+                match sighting:
+                    case Listed(pods):
+                        runs = any(p.metadata.uid == uid and not has_ended(p) for p in pods)
+                    case Changed(pod):
+                        runs = not has_ended(pod)
+                    case Removed():
+                        runs = False
+                if not runs:
+                    return
+
+    async def _clean(self, found: PodList) -> None:
+        """Delete pods whose keeper has ended a while ago: nobody else does."""
+        now = time.monotonic()
+        ended = {
+            pod.metadata.uid: pod.metadata.name
+            for pod in found.items
+            if has_ended(pod) and pod.metadata.deletion_timestamp is None
+        }
+        self._ended_at = {uid: self._ended_at.get(uid, now) for uid in ended}
+        for uid, since in self._ended_at.items():
+            if now - since >= FORGET_S:
+                try:
+                    await self._server.delete(ended[uid], uid, 0)
+                except ApiError as error:
+                    log.info("the ended keeper %s stays for now: %s", ended[uid], error)
+                    return
+
+
+async def _persist(call: Callable[[], Awaitable[T]], within_s: float) -> T:
+    """Make a call that does no harm when it is repeated until it is answered.
+
+    Raises:
+        ApiError: it was refused, or was not answered within `within_s`.
+    """
+    ends, pause_s = time.monotonic() + within_s, _FIRST_PAUSE_S
+    while True:
+        try:
+            return await call()
+        except ApiError as error:
+            if not error.passing or time.monotonic() + pause_s > ends:
+                raise
+            log.info("trying again: %s", error)
+        await asyncio.sleep(pause_s)
+        pause_s = min(pause_s * 2, _LAST_PAUSE_S)
+
+
+def _plain(pod: ApiPod) -> Pod:
+    return Pod(pod.metadata.uid, pod.metadata.name, pod.metadata.labels)
+
+
+def _tell_hindrance(pod: ApiPod, told: dict[str, str]) -> None:
+    """Log why a pod does not start, once for each reason."""
+    why = hindrance(pod)
+    if why and told.get(pod.metadata.uid) != why:
+        log.warning("the keeper %s does not start: %s", pod.metadata.name, why)
+    told[pod.metadata.uid] = why

@@ -1,0 +1,129 @@
+"""The little of a pod's JSON in the Kubernetes API that the scheduler goes by.
+
+Pure. What is not read here may be there or not, and may change its type with
+the next version of Kubernetes.
+"""
+
+from typing import Final, Literal
+
+import msgspec
+
+from schemas.pods import KEEPER_CONTAINER
+
+GONE: Final = 410
+"""The code of an event that says: this server has forgotten what came after that version."""
+
+
+class Metadata(msgspec.Struct, frozen=True, rename="camel"):
+    """Which pod it is."""
+
+    name: str
+    uid: str
+    labels: dict[str, str] = {}
+    deletion_timestamp: str | None = None
+    """It was told to end, and by when it has to."""
+
+
+class Reason(msgspec.Struct, frozen=True, rename="camel"):
+    """Why a container waits, or has ended."""
+
+    reason: str = ""
+    message: str = ""
+
+
+class State(msgspec.Struct, frozen=True):
+    """One of the two, or neither when the container runs."""
+
+    waiting: Reason | None = None
+    terminated: Reason | None = None
+
+
+class Container(msgspec.Struct, frozen=True):
+    """What became of one container."""
+
+    name: str
+    state: State = State()
+
+
+class Condition(msgspec.Struct, frozen=True):
+    """Something that is so, or is not, or is not known."""
+
+    type: str
+    status: str
+    reason: str = ""
+    message: str = ""
+
+
+class Status(msgspec.Struct, frozen=True, rename="camel"):
+    """What the cluster says of a pod."""
+
+    phase: str = ""
+    container_statuses: list[Container] = []
+    conditions: list[Condition] = []
+
+
+class ApiPod(msgspec.Struct, frozen=True):
+    """A pod as the API server tells it."""
+
+    metadata: Metadata
+    status: Status = Status()
+
+
+class ListMetadata(msgspec.Struct, frozen=True, rename="camel"):
+    """Where a list stands among all changes."""
+
+    resource_version: str
+    more: str = msgspec.field(name="continue", default="")
+    """There is more of it than was sent."""
+
+
+class PodList(msgspec.Struct, frozen=True):
+    """All pods that were asked for. Whatever else is answered is no list."""
+
+    kind: Literal["PodList"]
+    metadata: ListMetadata
+    items: list[ApiPod]
+
+
+class WatchEvent(msgspec.Struct, frozen=True):
+    """One line of a watch."""
+
+    type: Literal["ADDED", "MODIFIED", "DELETED", "ERROR"]
+    object: msgspec.Raw
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """The `Status` object: why the API server did not do it."""
+
+    message: str = ""
+    code: int = 0
+
+
+def has_ended(pod: ApiPod) -> bool:
+    """Whether its keeper runs no more. It is not started again in its pod."""
+    return pod.status.phase in ("Failed", "Succeeded") or any(
+        container.name == KEEPER_CONTAINER and container.state.terminated is not None
+        for container in pod.status.container_statuses
+    )
+
+
+def serves(pod: ApiPod) -> bool:
+    """Whether it runs, or is going to, and nobody has told it to end.
+
+    A pod that was told to end, as when its node is drained, answers what it has
+    begun and takes nothing new. On a node that does not answer any more it may
+    never end, as far as the API server knows.
+    """
+    return pod.metadata.deletion_timestamp is None and not has_ended(pod)
+
+
+def hindrance(pod: ApiPod) -> str:
+    """Return why it does not start, in words, or nothing if nothing is in its way."""
+    for container in pod.status.container_statuses:
+        waiting = container.state.waiting
+        if waiting is not None and waiting.reason not in ("", "ContainerCreating"):
+            return f"{waiting.reason}: {waiting.message}" if waiting.message else waiting.reason
+    for condition in pod.status.conditions:
+        if (condition.type, condition.status) == ("PodScheduled", "False"):
+            return f"no node takes it: {condition.message or condition.reason}"
+    return ""
