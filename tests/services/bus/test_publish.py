@@ -135,3 +135,16 @@ async def fill(bus: Bus) -> None:
 async def test_a_message_that_is_too_large_is_refused(bus):
     with pytest.raises(BusRefused, match="maximum payload exceeded"):
         await publish(bus, "things.a", bytes(2 * 1024 * 1024))
+
+
+async def test_a_publisher_that_is_cancelled_as_the_answer_comes_ends(bus):
+    loop = asyncio.get_running_loop()
+    since = loop.time()
+    await publish(bus, "things.a", b"1")
+    takes_s = loop.time() - since
+    for i in range(300):
+        publishing = asyncio.create_task(publish(bus, "things.a", b"1"))
+        await asyncio.sleep(takes_s * i / 200)
+        if publishing.cancel():
+            await asyncio.wait({publishing})
+            assert publishing.cancelled()
