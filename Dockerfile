@@ -55,7 +55,8 @@ RUN lib="$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" 
     rm -rf "$lib"/ensurepip "$lib"/idlelib "$lib"/lib2to3 "$lib"/tkinter "$lib"/turtledemo \
       /usr/local/lib/python3*/site-packages/* /usr/local/bin/pip* /usr/bin/pip* \
       /usr/lib/python3/dist-packages/* /usr/share/python-wheels /usr/share/doc /usr/share/man \
-      /var/lib/apt/lists/* /var/cache/* /var/log/* /root/.cache && \
+      /usr/share/locale /var/lib/apt/lists/* /var/cache/* /var/log/* /root/.cache && \
+    find / -xdev -type f -perm /6000 -exec chmod a-s {} + && \
     find / -xdev -name __pycache__ -prune -exec rm -rf {} + && \
     python3 -m compileall -q -f --invalidation-mode unchecked-hash "$lib" && \
     echo 'wasmfn:x:65532:65532::/nonexistent:/usr/sbin/nologin' >> /etc/passwd && \

@@ -1,6 +1,8 @@
 """The overlays as fixtures, each built as kubectl builds it."""
 
+import contextlib
 import importlib.metadata
+import socket
 
 import pytest
 
@@ -30,3 +32,14 @@ def ha() -> list[Object]:
 @pytest.fixture
 def version() -> str:
     return importlib.metadata.version("wasmfn")
+
+
+@pytest.fixture
+def free_port_pairs() -> list[tuple[int, int]]:
+    """Three pairs of ports that were free a moment ago."""
+    with contextlib.ExitStack() as stack:
+        ports = [
+            stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            for _ in range(6)
+        ]
+    return list(zip(ports[:3], ports[3:], strict=True))

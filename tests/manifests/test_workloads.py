@@ -165,7 +165,7 @@ def test_a_service_has_only_settings_that_it_knows(objects: list[Object], name: 
     (container,) = containers(find(objects, SETTINGS[name][0], name))
     environ = {v["name"]: v.get("value", "node1") for v in container["env"]}
     settings = read_settings(SETTINGS[name][1], f"WASMFN_{name.upper()}_", environ)
-    assert settings.admin == "0.0.0.0:9090"  # noqa: S104 - in a pod
+    assert settings.admin == "0.0.0.0:9090"
     assert (settings.nats_user, settings.nats_inbox_prefix) == (name, inbox_prefix(name))
     assert (settings.nats_streams == "make") is (name == STREAM_MAKER)
 

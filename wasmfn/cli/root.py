@@ -32,6 +32,14 @@ SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "route": ("route:route", "Routes: from a method and a path to a function."),
         "secret": ("secret:secret", "Secrets of functions on this machine."),
     },
+    "Cluster": {
+        "install": ("install:install", "Install or upgrade the platform in a Kubernetes cluster."),
+        "uninstall": (
+            "install:uninstall",
+            "Remove the platform from a Kubernetes cluster, with all that it holds.",
+        ),
+        "status": ("install:status", "Show how the platform in a Kubernetes cluster is."),
+    },
     "Look": {
         "events": ("events:events", "Show the event log, live or from the past."),
         "version": ("version:version", "Print the versions of wasmfn and of its engine."),

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import functools
 import inspect
+import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
@@ -35,6 +36,11 @@ class Session(msgspec.Struct, frozen=True):
         Raises:
             UnreachableError: there is none.
         """
+        named = self.nats or os.environ.get("WASMFN_NATS", "")
+        if named.startswith("kubernetes:"):
+            from wasmfn.clusterforward import find_in_cluster  # noqa: PLC0415 - only there
+
+            return find_in_cluster(named)
         try:
             return find_platform(self.nats)
         except NoPlatformError as error:
@@ -81,7 +87,8 @@ def with_session(
     run = click.option(
         "--nats",
         metavar="URL",
-        help="NATS of the platform (WASMFN_NATS; by default the one that runs here).",
+        help="NATS of the platform, or `kubernetes:` for that of the cluster (WASMFN_NATS;"
+        " by default the one that runs here).",
     )(run)
     return click.option(
         "-n",

@@ -1,0 +1,253 @@
+"""The cluster's own NATS configuration on a real server: each user can do its work, and no more."""
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import nats.aio.msg
+import nats.errors
+import pytest
+
+from schemas import subjects
+from schemas.builds import MODULES_BUCKET, UPLOADS_BUCKET
+from schemas.streams import STREAMS
+from services.bus import objects
+from services.bus.connection import Bus, BusSettings, connect, settle
+from services.bus.errors import BusRefused
+from services.bus.follow import follow
+from services.bus.permissions import SERVICES, USERS, inbox_prefix, used_by
+from services.bus.publish import publish
+from services.bus.state import Snapshot
+from services.bus.streams import BUCKETS, provide
+from tests.manifests.workloads import MANIFESTS
+
+NATS_SERVER = Path(sys.executable).parent / "nats-server"
+
+
+class Servers:
+    """One server, or three of a cluster, with the committed configuration and other ports."""
+
+    def __init__(self, directory: Path, ports: list[tuple[int, int]]) -> None:
+        self.directory = directory
+        self.url = ",".join(f"nats://127.0.0.1:{client}" for client, _ in ports)
+        self._environ = dict(os.environ)
+        self._environ |= {f"NATS_PASSWORD_{user}": f"p9{user}" for user in (*USERS, "server")}
+        for number, (_, route) in enumerate(ports):
+            address = f"nats://server:p9server@127.0.0.1:{route}"
+            self._environ[f"NATS_ROUTE_{number}"] = address
+        self._ports = ports
+        self._children: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> None:
+        for number, (client, route) in enumerate(self._ports):
+            place = self.directory / str(number)
+            place.mkdir()
+            for file in (MANIFESTS / "base" / "nats").glob("*.conf"):
+                (place / file.name).write_text(file.read_text())
+            if len(self._ports) > 1:
+                cluster = (MANIFESTS / "overlays" / "ha" / "cluster.conf").read_text()
+                cluster = cluster.replace("port: 6222", f'listen: "127.0.0.1:{route}"')
+                (place / "cluster.conf").write_text(cluster)
+            config = (place / "nats.conf").read_text()
+            config = config.replace("host: 0.0.0.0", 'host: "127.0.0.1"')
+            config = config.replace("port: 4222", f"port: {client}")
+            config = config.replace("http: 0.0.0.0:8222", 'http: "127.0.0.1:-1"')
+            config = config.replace("store_dir: /data", f"store_dir: {place}/data")
+            (place / "nats.conf").write_text(config)
+            self._children.append(
+                subprocess.Popen(
+                    [NATS_SERVER, "-c", place / "nats.conf"],
+                    env=self._environ | {"POD_NAME": f"nats-{number}"},
+                    stderr=subprocess.DEVNULL,
+                )
+            )
+
+    def stop(self) -> None:
+        for child in self._children:
+            child.kill()
+            child.wait()
+
+    @contextlib.asynccontextmanager
+    async def user(self, name: str, replicas: int = 0) -> AsyncIterator[tuple[Bus, BusSettings]]:
+        password = self.directory / f"{name}.password"
+        password.write_text(f"p9{name}\n")
+        settings = BusSettings(
+            nats_url=self.url,
+            nats_user=name,
+            nats_password_file=str(password),
+            nats_inbox_prefix=inbox_prefix(name),
+            nats_streams="make" if name == "scheduler" else "await",
+            nats_replicas=replicas,
+        )
+        async with connect(settings, name) as bus:
+            yield bus, settings
+
+
+@pytest.fixture
+def one(tmp_path: Path, free_port_pairs: list[tuple[int, int]]) -> Iterator[Servers]:
+    servers = Servers(tmp_path, free_port_pairs[:1])
+    servers.start()
+    yield servers
+    servers.stop()
+
+
+@pytest.fixture
+def three(tmp_path: Path, free_port_pairs: list[tuple[int, int]]) -> Iterator[Servers]:
+    servers = Servers(tmp_path, free_port_pairs)
+    servers.start()
+    yield servers
+    servers.stop()
+
+
+async def _made(servers: Servers) -> None:
+    async with servers.user("scheduler") as (bus, settings):
+        await provide(bus, settings, used_by("scheduler"))
+
+
+async def _first(bus: Bus, stream: str) -> Snapshot:
+    async with asyncio.timeout(10):
+        async for update in follow(bus, stream):
+            assert isinstance(update, Snapshot)
+            return update
+    raise AssertionError
+
+
+@pytest.mark.parametrize("user", [u for u in SERVICES if u != "scheduler"])
+async def test_a_service_waits_until_the_scheduler_has_made_its_streams(
+    one: Servers, user: str
+) -> None:
+    async with one.user(user) as (bus, settings):
+        waiting = asyncio.create_task(provide(bus, settings, used_by(user)))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(waiting), 0.3)
+        await _made(one)
+        async with asyncio.timeout(5):
+            await waiting
+
+
+async def test_every_user_can_follow_what_it_reads_and_publish_what_it_writes(one: Servers) -> None:
+    await _made(one)
+    for user in USERS:
+        async with one.user(user) as (bus, _):
+            for stream in STREAMS:
+                tokens = dict.fromkeys(stream.template.tokens, "x")
+                if "service" in tokens:
+                    tokens["service"] = user
+                subject = stream.template.subject(**tokens)
+                writer = "people" if stream.writer == "anyone" else stream.writer
+                if writer == user or (writer == "each service its own" and user in SERVICES):
+                    assert await publish(bus, subject, b"{}", expected=0) > 0
+                if user in stream.readers:
+                    await _first(bus, stream.name)
+            assert not bus.last_error
+
+
+@pytest.mark.parametrize("user", USERS)
+async def test_nobody_can_write_what_another_one_writes(one: Servers, user: str) -> None:
+    await _made(one)
+    async with one.user(user) as (bus, _):
+        for stream in STREAMS:
+            writer = "people" if stream.writer == "anyone" else stream.writer
+            tokens = dict.fromkeys(stream.template.tokens, "x")
+            if writer == user:
+                continue
+            if writer == "each service its own":
+                tokens["service"] = next(s for s in SERVICES if s != user)
+            with pytest.raises(BusRefused):
+                await publish(bus, stream.template.subject(**tokens), b"{}", deadline_s=3)
+
+
+@pytest.mark.parametrize(
+    ("user", "subject"),
+    [
+        ("router", "$JS.API.STREAM.DELETE.SPECS"),
+        ("router", "$JS.API.STREAM.UPDATE.ACTIVE"),
+        ("router", "$JS.API.STREAM.PURGE.ENDPOINTS"),
+        ("router", "$JS.API.CONSUMER.CREATE.EVENTS"),
+        ("podwatch", "$JS.API.STREAM.MSG.GET.ENDPOINTS"),
+        ("people", "$JS.API.CONSUMER.CREATE.ENDPOINTS"),
+        ("people", "$JS.API.STREAM.DELETE.SPECS"),
+        ("builder", "$JS.API.STREAM.MSG.GET.SPECS"),
+        ("scheduler", "$JS.API.STREAM.DELETE.SPECS"),
+        ("scheduler", "$JS.API.STREAM.PURGE.OBJ_modules"),
+    ],
+)
+async def test_what_a_user_does_not_need_it_is_denied(
+    one: Servers, user: str, subject: str
+) -> None:
+    await _made(one)
+    async with one.user(user) as (bus, _):
+        with pytest.raises(nats.errors.TimeoutError):
+            await bus.nc.request(subject, b"", timeout=0.5)
+        assert "permissions violation" in bus.last_error.lower()
+
+
+async def test_a_module_goes_from_people_to_the_builder_and_from_it_to_the_scheduler(
+    one: Servers,
+) -> None:
+    await _made(one)
+    upload, artifact = b"u" * 300_000, b"a" * 300_000
+    async with one.user("people") as (bus, _):
+        await objects.write(bus, UPLOADS_BUCKET, "u", upload)
+        await objects.write(bus, UPLOADS_BUCKET, "u", upload)
+    async with one.user("builder") as (bus, _):
+        assert await objects.read(bus, UPLOADS_BUCKET, "u", 1 << 20) == upload
+        await objects.write(bus, MODULES_BUCKET, "m", artifact)
+        await objects.write(bus, MODULES_BUCKET, "m", artifact)
+    async with one.user("scheduler") as (bus, _):
+        assert await objects.read(bus, MODULES_BUCKET, "m", 1 << 20) == artifact
+        # As its cache of artifacts does.
+        bucket = await bus.js.object_store(MODULES_BUCKET)
+        assert (await bucket.get("m")).data == artifact
+        with pytest.raises(nats.errors.TimeoutError):
+            await bus.nc.request(f"$O.{MODULES_BUCKET}.M.x", b"", timeout=0.5)
+
+
+async def test_a_request_is_answered_and_nobody_else_sees_the_answer(one: Servers) -> None:
+    await _made(one)
+    async with (
+        one.user("scheduler") as (scheduler, _),
+        one.user("router") as (router, _),
+        one.user("podwatch") as (other, _),
+    ):
+        seen = []
+
+        async def listen() -> None:
+            sub = await other.nc.subscribe(f"{inbox_prefix('router')}.>")
+            seen.append(await sub.next_msg(timeout=1))
+
+        listening = asyncio.create_task(listen())
+        subject = subjects.DEMAND.subject(namespace="default", function="f")
+
+        async def answer(msg: nats.aio.msg.Msg) -> None:
+            await msg.respond(b"here")
+
+        await scheduler.nc.subscribe(subjects.DEMAND.wildcard, cb=answer)
+        await settle(scheduler.nc)
+        assert (await router.nc.request(subject, b"{}", timeout=2)).data == b"here"
+        with pytest.raises(nats.errors.TimeoutError):
+            await listening
+        assert not seen
+
+
+async def test_with_three_servers_every_stream_is_on_each(three: Servers) -> None:
+    async with three.user("scheduler", replicas=3) as (bus, settings):
+        async with asyncio.timeout(60):
+            while True:
+                with contextlib.suppress(Exception):
+                    await provide(bus, settings, used_by("scheduler"))
+                    break
+        for name in [s.name for s in STREAMS] + [f"OBJ_{b.name}" for b in BUCKETS]:
+            assert (await bus.js.stream_info(name)).config.num_replicas == 3
+
+
+def test_what_streams_may_grow_to_fits_into_the_store_and_the_store_into_the_volume() -> None:
+    reserved = sum(s.max_bytes for s in (*STREAMS, *BUCKETS))
+    config = (MANIFESTS / "base" / "nats" / "nats.conf").read_text()
+    assert "max_file_store: 9GB" in config
+    assert reserved < 9 << 30 < 10 << 30
+    assert "storage: 10Gi" in (MANIFESTS / "base" / "nats" / "statefulset.yaml").read_text()
