@@ -10,8 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from services.bus.connection import BusSettings
+
+# Tests run on machines that are busy with other tests: how long an example takes says nothing.
+settings.register_profile("wasmfn", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("wasmfn")
 
 NATS_SERVER = Path(sys.executable).parent / "nats-server"
 

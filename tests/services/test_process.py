@@ -49,7 +49,7 @@ class Service:
 
     def end(self) -> tuple[int, list[dict]]:
         """Return the exit code and every log line, which must be JSON."""
-        _, text = self.process.communicate(timeout=5)
+        _, text = self.process.communicate(timeout=30)
         return self.process.returncode, [json.loads(line) for line in text.splitlines()]
 
     def close(self) -> None:
