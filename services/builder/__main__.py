@@ -1,12 +1,15 @@
 """Run a builder: `python -P -m services.builder [SETTINGS.toml]`."""
 
+import contextlib
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from services.builder.artifacts import Artifacts
 from services.builder.broker import answering
 from services.builder.builder import Builder
 from services.builder.compile import clear_leftovers
+from services.builder.images import ImageBuilder
 from services.builder.images.local import LocalImages
 from services.builder.keys import read_signing_key
 from services.builder.pipeline import Bounds, Pipeline
@@ -28,11 +31,14 @@ async def main(process: Process, settings: BuilderSettings) -> None:
     key = read_signing_key(Path(settings.signing_key_file))
     bounds = _bounds(settings)
     work = _work_folder(Path(settings.work_dir))
-    async with connect(settings, "builder") as bus, event_log(bus) as events:
+    async with (
+        _images(settings) as images,
+        connect(settings, "builder") as bus,
+        event_log(bus) as events,
+    ):
         await provide(bus, settings, used_by("builder"))
         artifacts = Artifacts(bus, key)
         records = Records(bus)
-        images = LocalImages(Path(settings.image_dir), settings.image_platform)
         builder = Builder(
             records,
             artifacts,
@@ -51,6 +57,33 @@ async def main(process: Process, settings: BuilderSettings) -> None:
             await process.stopping.wait()
         # What is not finished stands in the records and is taken up at the next start.
         working.cancel()
+
+
+@contextlib.asynccontextmanager
+async def _images(settings: BuilderSettings) -> AsyncIterator[ImageBuilder]:
+    """Have the image builder that the settings choose at work while inside."""
+    if settings.image_builder == "local":
+        yield LocalImages(Path(settings.image_dir), settings.image_platform)
+        return
+    from services.builder.images.contexts import Contexts  # noqa: PLC0415 - with the next one
+    from services.builder.images.kaniko import (  # noqa: PLC0415 - its imports take 0.6 s
+        KanikoImages,
+    )
+
+    contexts = Contexts()
+    try:
+        images = KanikoImages(
+            settings,
+            contexts,
+            platform=settings.image_platform,
+            insecure=settings.insecure_registries,
+        )
+    except ValueError as error:
+        raise PublicError(str(error)) from error
+    async with contextlib.AsyncExitStack() as stack:
+        if not settings.kaniko_host_path:
+            await stack.enter_async_context(contexts.serving(settings.kaniko_context_listen))
+        yield images
 
 
 def _bounds(settings: BuilderSettings) -> Bounds:

@@ -120,6 +120,8 @@ class Pipeline:
                 artifact = group.create_task(self._artifact(digest, name, module, trace))
                 image = group.create_task(self._image(build, name, module, trace))
         except ExceptionGroup as failures:
+            if isinstance(failures.exceptions[0], Rejected):
+                await self._images.discard(build)
             raise failures.exceptions[0] from failures
         return artifact.result(), image.result()
 

@@ -5,19 +5,19 @@ from typing import Annotated
 from msgspec import Meta
 
 from services.builder.compile import CompileLimits
-from services.process import ServiceSettings
+from services.builder.images.settings import ImageSettings
 
 Given = Annotated[str, Meta(min_length=1)]
 Mib = Annotated[int, Meta(ge=1, le=4096)]
 
 
-class BuilderSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings of the builder, beside those that every service has."""
+class BuilderSettings(ImageSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of the builder, beside those of its images and those that every service has."""
 
     signing_key_file: Given
     """Ed25519 private key (PEM, hexadecimal or raw) that only this user can read."""
     image_dir: Given
-    """Where OCI layouts are written, one directory for each build."""
+    """Where the image builder `local` writes OCI layouts, one directory for each build."""
     work_dir: Given
     """For temporary files, this builder's alone."""
     image_platform: Annotated[str, Meta(pattern=r"^[a-z0-9]+/[a-z0-9]+\Z")] = "linux/amd64"
@@ -37,8 +37,9 @@ class BuilderSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
     """Layers of one image, packed and unpacked."""
     pull_timeout_s: Annotated[float, Meta(gt=0)] = 120.0
     allowed_registries: tuple[str, ...] = ("*",)
-    """Registries (patterns of host or host:port) that images may come from."""
+    """Registries (patterns of host or host:port) that modules may come from in images."""
     insecure_registries: tuple[str, ...] = ("localhost:*", "127.0.0.1:*")
-    """Those of them that speak plain HTTP; by default, as for Docker, those on this machine."""
+    """Registries that speak plain HTTP, also those that are pushed to; by default, as for Docker,
+    those on this machine."""
     registry_credentials_file: str = ""
     """In the form of Docker's `config.json`; see `registry.credentials_file` for the default."""

@@ -16,3 +16,10 @@ class ImageBuilder(Protocol):
             Unavailable: try again later.
         """
         ...
+
+    async def discard(self, build: str) -> None:
+        """Leave no image behind of the build with id `build`, nor any work on it.
+
+        It failed for another reason, so this must not: what cannot be done is logged.
+        """
+        ...

@@ -26,6 +26,10 @@ class LocalImages:
         """Write the layout of `module`; see `ImageBuilder`."""
         return await asyncio.to_thread(self._build, build, module, file_name)
 
+    async def discard(self, build: str) -> None:
+        """Remove the layout; see `ImageBuilder`."""
+        await asyncio.to_thread(shutil.rmtree, self._directory / build, ignore_errors=True)
+
     def _build(self, build: str, module: bytes, file_name: str) -> str:
         target = self._directory / build
         try:
