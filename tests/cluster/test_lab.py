@@ -26,7 +26,7 @@ SORT = CHECKOUT / "examples/sort/sort.wasm"
 @pytest.fixture
 def namespace(cluster: None) -> Iterator[str]:
     name = f"lab-{uuid.uuid4().hex[:8]}"
-    lab.kubectl("create", "namespace", name)
+    lab.make_namespace(name)
     yield name
     lab.kubectl("delete", "namespace", name, "--wait=false")
 
@@ -96,6 +96,14 @@ def test_a_headless_service_names_its_pods(namespace: str) -> None:
     wait_ready(namespace, "web")
     asked = ["exec", "web", "--", "nslookup", f"web-0.web.{namespace}.svc.cluster.local"]
     wait_until("the name is known", lambda: _succeeds(namespace, *asked), within_s=10, every_s=0.2)
+
+
+def test_names_that_are_nobodys_are_said_not_to_exist(namespace: str) -> None:
+    apply(namespace, pod("idle", {"command": ["sleep", "600"]}))
+    wait_ready(namespace, "idle")
+    for name in ("nowhere.invalid", f"nothing.{namespace}.svc.cluster.local"):
+        with pytest.raises(CommandError, match="NXDOMAIN"):
+            lab.kubectl("-n", namespace, "exec", "idle", "--", "nslookup", name)
 
 
 def test_a_node_port_is_open_on_the_node(namespace: str) -> None:

@@ -13,7 +13,7 @@ from tests.cluster.lab.containerd import restart as restart_containerd
 from tests.cluster.lab.images import build as build_image
 from tests.cluster.lab.images import push as push_image
 from tests.cluster.lab.kubernetes import ADMIN as KUBECONFIG
-from tests.cluster.lab.kubernetes import kubectl, restart_apiserver
+from tests.cluster.lab.kubernetes import kubectl, make_namespace, restart_apiserver
 from tests.cluster.lab.node import ADDRESS as NODE_ADDRESS
 from tests.cluster.lab.node import http, inside, network, run
 from tests.cluster.lab.registry import NAME as REGISTRY
@@ -28,6 +28,7 @@ __all__ = [
     "http",
     "inside",
     "kubectl",
+    "make_namespace",
     "network",
     "push_image",
     "restart_apiserver",

@@ -47,13 +47,18 @@ def up() -> None:
     names.up()
     kubectl("apply", "-f", "-", stdin=json.dumps(_WASM).encode())
     wait_until("the node is ready", _node_ready, within_s=60, every_s=0.1)
-    # Without it no pod of the namespace is admitted.
-    wait_until("the default service account exists", _account_exists, within_s=30)
+    _wait_admits_pods("default")
 
 
 def kubectl(*words: str | Path, stdin: bytes = b"") -> str:
     """Run kubectl as the administrator."""
     return node.run(KUBECTL, "--kubeconfig", ADMIN, *words, stdin=stdin)
+
+
+def make_namespace(name: str) -> None:
+    """Make a namespace and wait until it takes pods."""
+    kubectl("create", "namespace", name)
+    _wait_admits_pods(name)
 
 
 def start_apiserver() -> None:
@@ -233,8 +238,13 @@ def _node_ready() -> bool:
         return False
 
 
-def _account_exists() -> bool:
-    try:
-        return bool(kubectl("get", "serviceaccount", "default", "-o", "name"))
-    except CommandError:
-        return False
+def _wait_admits_pods(namespace: str) -> None:
+    """Wait for the service account without which no pod of the namespace is admitted."""
+
+    def account_exists() -> bool:
+        try:
+            return bool(kubectl("-n", namespace, "get", "serviceaccount", "default", "-o", "name"))
+        except CommandError:
+            return False
+
+    wait_until(f"{namespace} has its default service account", account_exists, within_s=30)
