@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from services.bus.permissions import USERS
-from tests.manifests.workloads import Object, containers, find, pod, workloads
+from tests.manifests.workloads import Object, build, containers, find, pod, workloads
 from wasmfn import natsusers
 
-SPEAKS_TO_KUBERNETES = {"builder", "scheduler", "keys"}
+SPEAKS_TO_KUBERNETES = {"scheduler", "keys"}
+BY_COMPONENT = {"kaniko": "builder", "podwatch-kubernetes": "podwatch"}
 
 
 def _name(workload: Object) -> str:
@@ -19,18 +20,21 @@ def test_every_workload_has_an_account_of_its_own(objects: list[Object]) -> None
         assert pod(workload)["serviceAccountName"] == _name(workload)
 
 
-def test_a_token_is_mounted_only_where_kubernetes_is_spoken_to(objects: list[Object]) -> None:
+def test_a_token_is_mounted_only_where_kubernetes_is_spoken_to(
+    overlay: str, objects: list[Object]
+) -> None:
+    speaking = SPEAKS_TO_KUBERNETES | {BY_COMPONENT.get(overlay.partition("+")[2], "keys")}
     for workload in workloads(objects):
         account = find(objects, "ServiceAccount", _name(workload))
         mounted = pod(workload).get(
             "automountServiceAccountToken", account["automountServiceAccountToken"]
         )
-        assert mounted is (_name(workload) in SPEAKS_TO_KUBERNETES), _name(workload)
+        assert mounted is (_name(workload) in speaking), _name(workload)
 
 
-def test_pods_of_functions_and_of_builds_have_accounts_without_a_token(k3s: list[Object]) -> None:
+def test_pods_of_functions_and_of_builds_have_accounts_without_a_token() -> None:
     for name, namespace in (("keeper", "wasmfn-functions"), ("build", "wasmfn-builds")):
-        account = find(k3s, "ServiceAccount", name, namespace)
+        account = find(build("k3s+kaniko"), "ServiceAccount", name, namespace)
         assert account["automountServiceAccountToken"] is False
 
 
@@ -104,14 +108,20 @@ def test_pods_of_functions_reach_nothing_and_are_reached_by_the_platform_only(
     assert only["values"] == ["router", "scheduler", "podwatch"]
 
 
-def test_in_each_namespace_what_is_not_allowed_is_denied(objects: list[Object]) -> None:
-    for namespace in ("wasmfn", "wasmfn-functions", "wasmfn-builds"):
-        assert [
-            o for o in objects
-            if (o["kind"] == "NetworkPolicy" and o["metadata"]["namespace"] == namespace
-            and o["spec"]["podSelector"] == {} and not o["spec"]["ingress"])
-            or namespace == "wasmfn-functions"
+def test_in_each_namespace_what_no_policy_allows_is_denied(objects: list[Object]) -> None:
+    for namespace in (o["metadata"]["name"] for o in objects if o["kind"] == "Namespace"):
+        every = [
+            o["spec"] for o in objects
+            if o["kind"] == "NetworkPolicy" and o["metadata"]["namespace"] == namespace
+            and o["spec"]["podSelector"] == {}
         ]  # fmt: skip
+        assert [sorted(policy["policyTypes"]) for policy in every] == [["Egress", "Ingress"]]
+
+
+def test_a_policy_that_names_a_port_names_its_protocol(objects: list[Object]) -> None:
+    for policy in (o["spec"] for o in objects if o["kind"] == "NetworkPolicy"):
+        for rule in policy.get("ingress", []) + policy.get("egress", []):
+            assert all(port["protocol"] in ("TCP", "UDP") for port in rule.get("ports", []))
 
 
 def test_nats_is_reached_by_those_who_have_a_password_for_it(objects: list[Object]) -> None:

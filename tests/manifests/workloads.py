@@ -1,8 +1,10 @@
 """Build overlays, and find one's way in them: workloads, their pods, their containers."""
 
 import functools
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,12 @@ KINDS = ("Deployment", "StatefulSet", "DaemonSet", "Job")
 LASTING = ("Deployment", "StatefulSet", "DaemonSet")
 
 
+VARIANTS = ("k3s+kaniko", "k3s+podwatch-kubernetes")
+"""An overlay with a component, as docs/k3s.md shows it."""
+
+
 def overlays() -> list[str]:
-    return sorted(path.name for path in (MANIFESTS / "overlays").iterdir())
+    return [*sorted(path.name for path in (MANIFESTS / "overlays").iterdir()), *VARIANTS]
 
 
 def build(overlay: str) -> list[Object]:
@@ -28,8 +34,19 @@ def build(overlay: str) -> list[Object]:
 @functools.cache
 def _text(overlay: str) -> str:
     kubectl = Path(sys.executable).parent / "kubectl"
-    command = [kubectl, "kustomize", MANIFESTS / "overlays" / overlay]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    base, _, component = overlay.partition("+")
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = MANIFESTS / "overlays" / base
+        if component:
+            # kustomize reads relative paths only.
+            manifests = os.path.relpath(MANIFESTS, Path(scratch).resolve())
+            (Path(scratch) / "kustomization.yaml").write_text(
+                f"resources: [{manifests}/overlays/{base}]\n"
+                f"components: [{manifests}/components/{component}]\n"
+            )
+            directory = Path(scratch)
+        command = [kubectl, "kustomize", directory]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def workloads(objects: list[Object], kinds: tuple[str, ...] = KINDS) -> list[Object]:
