@@ -129,6 +129,7 @@ async def test_a_broken_module_fails_with_a_sentence_and_leaves_nothing(builder,
     assert (await builder.request(BuildRequest(source))).build == build
     assert (await builder.request(BuildRequest(source, retry=True))).build.state == "queued"
     assert (await builder.bus.js.stream_info("OBJ_modules")).state.messages == 0
+    assert not (builder.images / build.id).exists()
 
 
 async def test_real_modules_of_others_are_built_or_told_why_not(builder, quickjs, micropython):

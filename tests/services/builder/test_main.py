@@ -44,6 +44,9 @@ def complaint(settings: dict[str, str]) -> tuple[int, str]:
         ("REGISTRY_CREDENTIALS_FILE", "/nowhere", 1, "cannot read /nowhere"),
         ("COMPILE", '{"cpu_s": "long"}', 2, "WASMFN_BUILDER_COMPILE"),
         ("NATS_WAIT_S", "0.1", 1, "nats://127.0.0.1:1"),
+        ("IMAGE_BUILDER", "docker", 2, "WASMFN_BUILDER_IMAGE_BUILDER"),
+        ("IMAGE_BUILDER", "kaniko", 1, "the destination `` of images must hold"),
+        ("KANIKO_HOST_PATH", "relative", 2, "WASMFN_BUILDER_KANIKO_HOST_PATH"),
     ],
 )
 def test_what_keeps_it_from_starting_is_named(settings, name, value, code, sentence):

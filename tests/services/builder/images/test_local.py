@@ -14,7 +14,9 @@ BUILD = "b" * 64
 
 
 def build(directory: Path, module: bytes = MODULE) -> str:
-    return asyncio.run(LocalImages(directory, "linux/amd64").build(BUILD, module, "sort.wasm"))
+    return asyncio.run(
+        LocalImages(directory, "linux/amd64").build(BUILD, module, "sort.wasm", print)
+    )
 
 
 def test_the_layout_is_complete_and_appears_under_its_builds_id(tmp_path: Path):
@@ -40,6 +42,13 @@ def test_a_directory_that_cannot_be_written_is_a_reason_to_wait(tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(Unavailable, match="cannot write the image"):
         build(tmp_path / "file")
+
+
+def test_of_a_discarded_build_nothing_is_left(tmp_path: Path):
+    build(tmp_path)
+    for _ in range(2):
+        asyncio.run(LocalImages(tmp_path, "linux/amd64").discard(BUILD))
+        assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(not shutil.which("skopeo"), reason="needs Debian's skopeo")
