@@ -1,9 +1,13 @@
 """Pods in the lab's containerd without a kubelet, made with the calls that a kubelet makes."""
 
 import asyncio
+import contextlib
 import itertools
 import json
+import os
+import signal
 import uuid
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +18,12 @@ import msgspec
 from schemas.pods import KEEPER_CONTAINER, LABEL_NAMESPACE, LABEL_ROLE, ROLE_KEEPER
 from services.podwatch.cri import api_pb2 as cri
 from tests.cluster import lab
+from tests.cluster.lab import paths, process
 from tests.cluster.lab.containerd import BUSYBOX_IMAGE
+from tests.cluster.lab.node import PODS
 
 NAMESPACE = "lab"
+TASKS = "/run/containerd/io.containerd.runtime.v2.task/k8s.io"
 APART = cri.NamespaceOption(pid=cri.CONTAINER)
 _numbers = itertools.count()
 
@@ -44,6 +51,46 @@ def answering(uid: str) -> list[str]:
     return ["sh", "-c", script + "exec httpd -f -p 10087 -h /tmp/www"]
 
 
+@contextlib.asynccontextmanager
+async def one_address(pods: "Sandboxes") -> AsyncIterator[str]:
+    """Give every pod the same address; nothing else fits into its network."""
+    address = "10.42.0.250"
+    conflist = json.loads((paths.CONFIG / "cni/10-lab.conflist").read_text())
+    ranges = [[{"subnet": PODS, "rangeStart": address, "rangeEnd": address}]]
+    conflist["plugins"][0]["ipam"]["ranges"] = ranges
+    # containerd watches the directory and takes the first file.
+    narrow = paths.CONFIG / "cni/00-one.conflist"
+    narrow.write_text(json.dumps({**conflist, "name": "one"}))
+    try:
+        await pods.use_network("one")
+        yield address
+    finally:
+        await pods.remove_all()
+        narrow.unlink()
+        await pods.use_network("lab")
+
+
+@contextlib.contextmanager
+def frozen_containerd() -> Iterator[None]:
+    """Keep containerd from answering, with its socket left open."""
+    daemon = process.load("containerd")
+    assert daemon is not None
+    stat = Path(f"/proc/{daemon.pid}/stat").read_text()
+    parent = int(stat.rpartition(")")[2].split()[1])
+    daemon.signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        daemon.signal(signal.SIGCONT)
+        # The nsenter that started it has stopped itself as well.
+        os.kill(parent, signal.SIGCONT)
+
+
+def process_of(pod: Pod) -> str:
+    """Return the pid of a pod's keeper, as the node sees it."""
+    return lab.run("cat", f"{TASKS}/{pod.container}/init.pid")
+
+
 class Sandboxes:
     """Makes pods; each directory of logs is below `logs`, which the lab and the tests both see."""
 
@@ -58,6 +105,11 @@ class Sandboxes:
             ],
         )
         self._made: list[Pod] = []
+
+    @property
+    def uids(self) -> set[str]:
+        """Of the pods that were made and not removed."""
+        return {pod.uid for pod in self._made}
 
     async def call(self, name: str, request: Any, answer: Any) -> Any:
         ask = self._channel.unary_unary(
@@ -162,6 +214,19 @@ class Sandboxes:
             "ReopenContainerLog",
             cri.ReopenContainerLogRequest(container_id=pod.container),
             cri.ReopenContainerLogResponse,
+        )
+
+    async def write(self, pod: Pod, path: str, *lines: str) -> None:
+        """Write lines into a file of a pod's keeper; return once they are in it."""
+        text = "".join(f"{line}\n" for line in lines)
+        await self.call(
+            "ExecSync",
+            cri.ExecSyncRequest(
+                container_id=pod.container,
+                cmd=["sh", "-c", 'printf %s "$0" > "$1"', text, path],
+                timeout=10,
+            ),
+            cri.ExecSyncResponse,
         )
 
     async def use_network(self, name: str) -> None:
