@@ -147,7 +147,9 @@ class Pipeline:
 
     async def _image(self, build: str, name: str, module: bytes, trace: Trace) -> str:
         started = time.monotonic()
-        image = await self._images.build(build, module, name)
+        image = await self._images.build(
+            build, module, name, lambda message: trace.tell("image-progress", message)
+        )
         trace.done("image", started, f"made the image of {name}: {image}")
         return image
 

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 
@@ -49,7 +50,11 @@ version: 0.1
 storage: {{filesystem: {{rootdirectory: "{data}"}}}}
 http: {{addr: "{address}"}}
 log: {{level: warn}}
+{auth}
 """
+PRIVATE = f"{lab.NODE_ADDRESS}:5002"
+LOGIN = "somebody:opensesame"
+_PASSWORDS = "somebody:$2b$04$CL4RCdaDAgYUMeD.QDVSjOOTNvBBC.YNJv1rFsPUt5lXuoYgQO7Ry\n"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,18 +66,32 @@ def on_node(cluster: None) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def registry(on_node: None) -> str:
-    if process.load("registry-for-pods") is None:
-        config = paths.CONFIG / "registry-for-pods.yaml"
-        config.write_text(_REGISTRY.format(data=paths.REGISTRY, address=REGISTRY))
-        node.start("registry-for-pods", "docker-registry", "serve", config)
-    wait_until("the registry answers", _answers, within_s=10)
+    serve(REGISTRY)
     return REGISTRY
 
 
-def _answers() -> bool:
+@pytest.fixture(scope="module")
+def private_registry(on_node: None) -> str:
+    """One that knows who may push and pull."""
+    passwords = paths.CONFIG / "passwords"
+    passwords.write_text(_PASSWORDS)
+    serve(PRIVATE, f'auth: {{htpasswd: {{realm: lab, path: "{passwords}"}}}}')
+    return PRIVATE
+
+
+def serve(address: str, auth: str = "") -> None:
+    name = f"registry-{address.rpartition(':')[2]}"
+    if process.load(name) is None:
+        config = paths.CONFIG / f"{name}.yaml"
+        config.write_text(_REGISTRY.format(data=paths.REGISTRY, address=address, auth=auth))
+        node.start(name, "docker-registry", "serve", config)
+    wait_until("the registry answers", lambda: _answers(address), within_s=10)
+
+
+def _answers(address: str) -> bool:
     try:
-        return lab.http("GET", f"http://{REGISTRY}/v2/", timeout=2).is_success
-    except OSError:
+        return lab.http("GET", f"http://{address}/v2/", timeout=2).status_code in (200, 401)
+    except httpx.TransportError:
         return False
 
 
@@ -158,16 +177,21 @@ def settings(
 
 
 async def build(
-    settings: dict[str, object], module: bytes = SORT, name: str = "sort.wasm", build: str = ""
+    settings: dict[str, object],
+    module: bytes = SORT,
+    name: str = "sort.wasm",
+    build: str = "",
+    said: list[str] | None = None,
 ) -> str:
-    """Have an image made, in this process."""
+    """Have an image made, in this process; `said` gets what is told meanwhile."""
+    said = [] if said is None else said
     contexts = Contexts()
     async with contexts.serving(f"{lab.NODE_ADDRESS}:0") as url:
         chosen = ImageSettings(**{"kaniko_context_url": url, **settings})
         made = KanikoImages(
             chosen, contexts, platform="linux/amd64", insecure=(f"{lab.NODE_ADDRESS}:*",)
         )
-        return await made.build(build or new_build(), module, name)
+        return await made.build(build or new_build(), module, name, said.append)
 
 
 def new_build() -> str:
@@ -222,6 +246,25 @@ async def test_a_push_that_fails_is_told_with_the_end_of_the_executors_log(setti
     assert len(jobs(settings["kaniko_namespace"])) == 1
 
 
+async def test_a_private_registry_is_pushed_to_with_the_secret_and_not_without(
+    settings, private_registry
+):
+    settings["kaniko_destination"] = f"{private_registry}/x/{{name}}:{{build}}"
+    with pytest.raises(Unavailable, match=r"authentication required|unauthorized"):
+        await build(settings)
+    user, _, password = LOGIN.partition(":")
+    lab.kubectl(
+        "-n", str(settings["kaniko_namespace"]), "create", "secret", "docker-registry", "push",
+        f"--docker-server={private_registry}", f"--docker-username={user}",
+        f"--docker-password={password}",
+    )  # fmt: skip
+    reference = await build({**settings, "kaniko_push_secret": "push"})
+    allowed = Policy(
+        max_bytes=1 << 26, insecure=(private_registry,), credentials={private_registry: LOGIN}
+    )
+    assert (await pull(reference, allowed)).module == SORT
+
+
 async def test_a_failed_job_gives_way_when_the_build_is_tried_again(settings):
     build_id = new_build()
     broken = {**settings, "kaniko_arguments": ("--no-such-argument",)}
@@ -232,10 +275,13 @@ async def test_a_failed_job_gives_way_when_the_build_is_tried_again(settings):
 
 async def test_an_executor_that_cannot_be_pulled_is_named_when_time_is_up(settings):
     settings |= {"kaniko_executor": f"{lab.REGISTRY}/no/executor:1", "kaniko_deadline_s": 8}
+    said: list[str] = []
     with pytest.raises(Unavailable) as failure:
-        await build(settings)
+        await build(settings, said=said)
     assert "it did not end within 8 s; its executor waits" in str(failure.value)
     assert "no/executor:1" in str(failure.value)
+    assert "is made by Job build-" in said[0]
+    assert "is held up: its executor waits, ErrImagePull" in said[1]
 
 
 async def test_a_job_that_somebody_deletes_is_told_of(settings):
@@ -344,8 +390,7 @@ async def test_a_module_that_does_not_compile_leaves_no_job(make_builder, enviro
     )
 
 
-async def test_it_needs_every_right_of_its_role(kubeconfig, namespace):
-    """So that the Role is not wider than it must be, nor the API asked for more."""
+def test_the_role_gives_no_right_to_read_secrets_or_logs_or_to_change_jobs(kubeconfig, namespace):
     for verb, resource in (("patch", "jobs"), ("list", "secrets"), ("get", "pods/log")):
         with pytest.raises(CommandError):
             lab.run(

@@ -1,12 +1,16 @@
 """Where a module's OCI image comes from: the builder's one seam to its platform."""
 
+from collections.abc import Callable
 from typing import Protocol
+
+Tell = Callable[[str], None]
+"""Takes a sentence about what is under way, for people to follow."""
 
 
 class ImageBuilder(Protocol):
     """Makes the image `FROM scratch`, `COPY x.wasm /`, `ENTRYPOINT ["/x.wasm"]`."""
 
-    async def build(self, build: str, module: bytes, file_name: str) -> str:
+    async def build(self, build: str, module: bytes, file_name: str, tell: Tell) -> str:
         """Return a reference to the image of `module`, made for the build with id `build`.
 
         Doing it again replaces the image with an equal one.

@@ -25,6 +25,7 @@ from kubernetes_asyncio.client import ApiClient, BatchV1Api, Configuration, Core
 
 from schemas.names import new_token, sha256_hex
 from services.builder.errors import Unavailable
+from services.builder.images import Tell
 from services.builder.images import job as jobs
 from services.builder.images.contexts import Contexts
 from services.builder.images.settings import ImageSettings
@@ -58,21 +59,21 @@ class KanikoImages:
         self._platform = platform
         self._insecure = insecure
 
-    async def build(self, build: str, module: bytes, file_name: str) -> str:
+    async def build(self, build: str, module: bytes, file_name: str, tell: Tell) -> str:
         """Return the reference, by digest, of the image that was pushed; see `ImageBuilder`."""
         work = jobs.Work(build, file_name, sha256_hex(module), len(module))
         if place := self._place(build):
             await asyncio.to_thread(_write, place, file_name, module)
         async with self._cluster() as cluster:
             job = await self._job(cluster, work)
+            where = f"Job {job['metadata']['name']} in {self._settings.kaniko_namespace}"
+            tell(f"the image of {file_name} is made by {where}")
             with self._contexts.offered(jobs.name(build), jobs.token_of(job), module):
-                ended = await self._end(cluster, job)
+                ended = await self._end(cluster, job, tell)
             if place:
                 await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
             if isinstance(ended, jobs.Broken):
-                raise Unavailable(
-                    f"the image build, Job {jobs.name(build)}, failed: {ended.reason}"
-                )
+                raise Unavailable(f"the image build, {where}, failed: {ended.reason}")
             await cluster.remove(job)
         target = jobs.pushed_to(job)
         return f"{target.registry}/{target.repository}@{ended.digest}"
@@ -108,7 +109,9 @@ class KanikoImages:
             )
         )
 
-    async def _end(self, cluster: "_Cluster", job: jobs.Object) -> jobs.Pushed | jobs.Broken:
+    async def _end(
+        self, cluster: "_Cluster", job: jobs.Object, tell: Tell
+    ) -> jobs.Pushed | jobs.Broken:
         """Return how `job` ended, as soon as it has."""
         name, uid = job["metadata"]["name"], job["metadata"]["uid"]
         held_up = ""
@@ -119,7 +122,7 @@ class KanikoImages:
             if isinstance(now, jobs.Broken):
                 return jobs.Broken(f"{now.reason}; {held_up}" if held_up else now.reason)
             if now.held_up and now.held_up != held_up:
-                log.warning("the image build, Job %s, is held up: %s", name, now.held_up)
+                tell(f"the image build, Job {name}, is held up: {now.held_up}")
             held_up = now.held_up
             await asyncio.sleep(ASK_S)
             found = await cluster.find(name)

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from services.builder.errors import Unavailable
+from services.builder.images import Tell
 from services.builder.layout import LAYOUT, Image, build_image
 
 TAG = "latest"
@@ -22,7 +23,7 @@ class LocalImages:
         self._directory = directory
         self._platform = platform
 
-    async def build(self, build: str, module: bytes, file_name: str) -> str:
+    async def build(self, build: str, module: bytes, file_name: str, tell: Tell) -> str:
         """Write the layout of `module`; see `ImageBuilder`."""
         return await asyncio.to_thread(self._build, build, module, file_name)
 
