@@ -94,18 +94,10 @@ class ApiServer:
         with _translated():
             async with asyncio.timeout(_ANSWER_S):
                 response = await _response(call)
-            async with response:
+            async with response, contextlib.aclosing(_lines(response, ends)) as lines:
                 await _check(response)
-                rest = b""
-                while True:
-                    async with asyncio.timeout_at(ends):
-                        data = await response.content.readany()
-                    if not data:
-                        return
-                    *lines, rest = (rest + data).split(b"\n")
-                    if len(rest) > _MAX_LINE_BYTES:
-                        raise ApiError(f"an event is longer than {_MAX_LINE_BYTES} bytes")
-                    for line in lines:
+                try:
+                    async for line in lines:
                         event = _decode(line, WatchEvent)
                         if event.type == "ERROR":
                             problem = _decode(event.object, Problem)
@@ -113,6 +105,10 @@ class ApiServer:
                                 return
                             raise ApiError(f"the watch ended: {problem.message}", problem.code)
                         yield event
+                finally:
+                    # Whoever left before the end waits for no farewell over TLS.
+                    if response.connection is not None and response.connection.transport:
+                        response.connection.transport.abort()
 
     async def apply(self, manifest: Manifest) -> ApiPod:
         """Have a pod be as in `manifest`; return it. Doing it twice makes one pod.
@@ -213,6 +209,21 @@ async def _check(response: aiohttp.ClientResponse) -> None:
     except msgspec.DecodeError:
         said = body[:500].decode("utf-8", "replace")
     raise ApiError(f"the API server answers {response.status}: {said}", response.status)
+
+
+async def _lines(response: aiohttp.ClientResponse, ends: float) -> AsyncGenerator[bytes, None]:
+    """Yield each line until the response ends, or until `ends` by the loop's clock."""
+    rest = b""
+    while True:
+        async with asyncio.timeout_at(ends):
+            data = await response.content.readany()
+        if not data:
+            return
+        *lines, rest = (rest + data).split(b"\n")
+        if len(rest) > _MAX_LINE_BYTES:
+            raise ApiError(f"an event is longer than {_MAX_LINE_BYTES} bytes")
+        for line in lines:
+            yield line
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:

@@ -9,6 +9,7 @@ tells what is not there any more.
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncGenerator
 from typing import Final
 
@@ -29,6 +30,8 @@ class Listed(msgspec.Struct, frozen=True):
     """All pods that there are; what is not among them is gone."""
 
     pods: tuple[ApiPod, ...]
+    asked: float
+    """When they were asked for (monotonic): what was made later may be missing."""
 
 
 class Changed(msgspec.Struct, frozen=True):
@@ -50,13 +53,12 @@ async def follow(
 
     While the API server cannot be asked nothing is yielded.
     """
-    loop = asyncio.get_running_loop()
     pause_s, complaint = _FIRST_PAUSE_S, ""
     while True:
-        begun = loop.time()
+        asked = time.monotonic()
         try:
             found = await server.list(**selectors)
-            yield Listed(tuple(found.items))
+            yield Listed(tuple(found.items), asked)
             complaint = ""
             version = found.metadata.resource_version
             async with contextlib.aclosing(server.watch(version, **selectors)) as events:
@@ -67,7 +69,7 @@ async def follow(
             if str(error) != complaint:
                 complaint = str(error)
                 log.warning("cannot follow the pods of %s: %s", server.namespace, error)
-        if loop.time() - begun >= _LASTING_S:
+        if time.monotonic() - asked >= _LASTING_S:
             pause_s = _FIRST_PAUSE_S
         await asyncio.sleep(pause_s)
         pause_s = min(pause_s * 2, _LAST_PAUSE_S)

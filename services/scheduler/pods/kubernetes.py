@@ -16,6 +16,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, TypeVar
 
+import msgspec
+
 from schemas.pods import LABEL_NAMESPACE, LABEL_ROLE, ROLE_KEEPER
 from services.scheduler.pods import Pod, PodError
 from services.scheduler.pods.apiserver import ApiError, ApiServer
@@ -39,6 +41,14 @@ _LAST_PAUSE_S: Final = 2.0
 T = TypeVar("T")
 
 
+class _Known(msgspec.Struct, frozen=True):
+    """A pod that was running when last heard of."""
+
+    name: str
+    since: float
+    """When it became known (monotonic)."""
+
+
 class KubernetesRuntime:
     """Runs keepers as pods. See `PodRuntime`."""
 
@@ -47,24 +57,24 @@ class KubernetesRuntime:
         self._image = image
         self._capacity = capacity
         self._settings = settings
-        self._names: dict[str, str] = {}
-        """Uid -> name of what was running when last heard of."""
+        self._known: dict[str, _Known] = {}
+        """By uid, what was running when last heard of."""
+        self._gone: set[str] = set()
+        """Uids that were told to have ended, for as long as a list may still have them."""
         self._ended_at: dict[str, float] = {}
         """Uid -> when it was first seen to have ended (monotonic)."""
 
     async def list(self) -> list[Pod]:
         """Return the pods that run or are about to. See `PodRuntime`."""
-        before = set(self._names)
         try:
             found = await self._server.list(label_selector=SELECTOR)
         except ApiError as error:
             raise PodError(f"the keepers cannot be listed: {error}") from error
-        running = {pod.metadata.uid: pod for pod in found.items if serves(pod)}
-        for uid in before - running.keys():  # What was started meanwhile may not be in the list.
-            self._names.pop(uid, None)
-        self._names |= {uid: pod.metadata.name for uid, pod in running.items()}
+        # One may have ended since this list was read: once ended it stays so.
+        self._gone &= {pod.metadata.uid for pod in found.items}
+        running = [pod for pod in found.items if self._learn(pod)]
         await self._clean(found)
-        return [_plain(pod) for pod in running.values()]
+        return [_plain(pod) for pod in running]
 
     async def start(self, labels: dict[str, str]) -> Pod:
         """Make a keeper pod. See `PodRuntime`."""
@@ -76,51 +86,60 @@ class KubernetesRuntime:
             pod = await _persist(lambda: self._server.apply(manifest), _START_S)
         except ApiError as error:
             raise PodError(f"a keeper could not be started: {error}") from error
-        self._names[pod.metadata.uid] = pod.metadata.name
+        self._learn(pod)
         return _plain(pod)
 
     async def stop(self, uid: str, patience_s: float) -> None:
         """Delete a pod, and have it forgotten if it does not end in time. See `PodRuntime`."""
-        name = self._names.get(uid)
-        if name is None:
+        known = self._known.get(uid)
+        if known is None:
             return
+        name = known.name
         grace_s = max(1, math.ceil(patience_s))
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace_s + _REPORT_S):
                     await self._delete(name, uid, grace_s)
                     await self._until_ended(name, uid)
-                    self._names.pop(uid, None)
                     return
             # Its node does not answer. What may still run there has no endpoint any more, and is
             # ended by the node itself when it is back.
             log.warning("the keeper %s does not end in time; it is deleted by force", name)
             await self._delete(name, uid, 0)
-            self._names.pop(uid, None)
         except ApiError as error:
             raise PodError(f"the keeper {name} may still run: {error}") from error
 
     async def ended(self) -> AsyncIterator[str]:
         """Yield the uid of each pod that ended or was told to. See `PodRuntime`."""
-        running = dict(self._names)
         hindrances: dict[str, str] = {}
         async with contextlib.aclosing(follow(self._server, label_selector=SELECTOR)) as sightings:
             async for sighting in sightings:
                 match sighting:
-                    case Listed(pods):
-                        seen = {pod.metadata.uid: pod.metadata.name for pod in pods if serves(pod)}
-                        gone = running.keys() - seen.keys()
-                        running = seen
-                    case Changed(pod) if serves(pod):
+                    case Listed(pods, asked):
+                        serving = {pod.metadata.uid for pod in pods if self._learn(pod)}
+                        gone = [
+                            uid
+                            for uid, known in self._known.items()
+                            if uid not in serving and known.since < asked
+                        ]
+                    case Changed(pod) if self._learn(pod):
                         _tell_hindrance(pod, hindrances)
-                        running[pod.metadata.uid] = pod.metadata.name
-                        gone = set()
+                        gone = []
                     case Changed(pod) | Removed(pod):
-                        gone = {pod.metadata.uid} & running.keys()
+                        gone = [pod.metadata.uid]
                 for uid in gone:
                     hindrances.pop(uid, None)
-                    running.pop(uid, None)
-                    yield uid
+                    if self._known.pop(uid, None) is not None:
+                        self._gone.add(uid)
+                        yield uid
+
+    def _learn(self, pod: ApiPod) -> bool:
+        """Remember a pod that serves, or is about to; return whether it does."""
+        uid = pod.metadata.uid
+        if not serves(pod) or uid in self._gone:
+            return False
+        self._known.setdefault(uid, _Known(pod.metadata.name, time.monotonic()))
+        return True
 
     async def _delete(self, name: str, uid: str, grace_s: int) -> None:
         await _persist(lambda: self._server.delete(name, uid, grace_s), _START_S)
