@@ -2,7 +2,7 @@
 
 uvicorn leaves to a front proxy what this router is itself: a bound on a head's
 size and time, on idle and half-sent connections, trailers that must not turn
-into headers, upgrades, requests in absolute form, and a bad request that must
+into headers or grow without end, upgrades, requests in absolute form, and a bad request that must
 not be answered in the middle of another one's answer. Those, and no more, are
 here; everything else is uvicorn's.
 """
@@ -10,6 +10,7 @@ here; everything else is uvicorn's.
 # ruff: noqa: D102 - the callbacks are documented where they come from
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any, ClassVar, Final
 
@@ -21,6 +22,10 @@ from uvicorn.server import ServerState
 
 from schemas.names import new_correlation_id
 from services.router.problems import Problem, encode
+
+_log = logging.getLogger("uvicorn.error.client")
+# Below that uvicorn writes a line for each bad request: any client could fill the disk.
+_log.setLevel(logging.ERROR)
 
 _MAX_HEADERS: Final = 100
 """A keeper takes 128; the router adds some."""
@@ -50,6 +55,7 @@ class ClientConnection(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.logger = _log
         self.on_lost: Callable[[], object] | None = None
         """Called when the client is gone before its answer is complete."""
         self._timer: asyncio.TimerHandle | None = None
@@ -60,8 +66,8 @@ class ClientConnection(HttpToolsProtocol):
         self._close_next = False
         """Close after the answer that is under way."""
         self._head_bytes = 0
-        self._head_pieces = 0
-        """Bytes of input that brought a head on without completing it."""
+        self._fruitless = 0
+        """Bytes of input that neither completed a head nor held any of a body."""
         self._answered = False
         """A refusal is written; what the application thinks of it does not matter any more."""
 
@@ -96,15 +102,16 @@ class ClientConnection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        in_head = self._in_head
+        self._fruitless += len(data)
         super().data_received(data)
         if self._deaf or self.transport.is_closing():
             return
-        if in_head and self._in_head:
-            self._head_pieces += len(data)
-            if self._head_pieces > self.limits.head_bytes:
+        if self._in_head or self._in_body:
+            # llhttp tells nothing of a header, trailer or chunk extension that does not end,
+            # and httptools copies what it has of it at every piece.
+            if self._fruitless > self.limits.head_bytes:
                 self._refuse_head()
-        elif not self._in_head and not self._in_body and self._timer is None and self._is_quiet():
+        elif self._timer is None and self._is_quiet():
             # Something that begins no request, such as empty lines, keeps nothing open.
             self._arm(self.limits.keep_alive_s)
 
@@ -115,7 +122,7 @@ class ClientConnection(HttpToolsProtocol):
         self.scope["state"]["client"] = self
         self._in_head = True
         self._head_bytes = 0
-        self._head_pieces = 0
+        self._fruitless = 0
         if self._is_quiet():
             self._arm(self.limits.head_s)
 
@@ -131,6 +138,7 @@ class ClientConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        self._fruitless = 0
         if self._deaf:
             return
         self._disarm()
@@ -154,6 +162,7 @@ class ClientConnection(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
+        self._fruitless = 0
         if not self._deaf:
             super().on_body(body)
 
@@ -194,7 +203,9 @@ class ClientConnection(HttpToolsProtocol):
 
     def _refuse_head(self) -> None:
         most = f"{self.limits.head_bytes} bytes and {_MAX_HEADERS} headers"
-        self._refuse(Problem(431, f"a request's head is at most {most}; send less", close=True))
+        self._refuse(
+            Problem(431, f"a request's head or trailers are at most {most}; send less", close=True)
+        )
 
     def _refuse(self, problem: Problem) -> None:
         """Answer `problem` if it is this request's turn, and take nothing more from the client."""
@@ -214,9 +225,11 @@ class ClientConnection(HttpToolsProtocol):
         self._answered = True
         if self.on_lost is not None:
             self.on_lost()
-        headers, body = encode(problem, new_correlation_id())
-        lines = [b"%b: %b\r\n" % header for header in headers]
-        self.transport.write(b"".join((STATUS_LINE[problem.status], *lines, b"\r\n", body)))
+        if not (self._is_quiet() and self._in_body):
+            # Else it was answered early, and what is written now would be another's answer.
+            headers, body = encode(problem, new_correlation_id())
+            lines = [b"%b: %b\r\n" % header for header in headers]
+            self.transport.write(b"".join((STATUS_LINE[problem.status], *lines, b"\r\n", body)))
         if self.transport.can_write_eof():
             # Half-closed: a full close with unread input would reset the answer away.
             self.transport.write_eof()

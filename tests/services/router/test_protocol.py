@@ -160,6 +160,41 @@ async def test_a_head_above_the_limit_is_431(make_gate: MakeGate, pieces: int) -
     peer.close()
 
 
+@pytest.mark.parametrize("endless", [b"0\r\nx: ", b"0\r\nx: a\r\ny", b"1;"])
+async def test_trailers_and_chunk_extensions_without_end_are_431(
+    make_gate: MakeGate, endless: bytes
+) -> None:
+    gate = await make_gate(head_bytes=4096)
+    gate.function()
+    peer = await gate.client()
+    head = b"POST /f HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+    await peer.send(head + b"1\r\na\r\n" + endless)
+    response = asyncio.create_task(peer.response())
+    async with asyncio.timeout(3):
+        while not response.done():
+            await peer.send(b"a" * 1000)
+            await asyncio.sleep(0)
+    assert (await response).status == 431
+    peer.close()
+    await eventually(gate.quiet)
+
+
+async def test_what_breaks_a_request_that_has_its_answer_gets_no_second_one(gate: Gate) -> None:
+    peer = await gate.client()
+    await peer.send(b"POST /nowhere HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
+    assert (await peer.response()).status == 404
+    await peer.send(b"zz\r\n")
+    assert await peer.at_end() == b""
+    peer.close()
+
+
+async def test_bad_requests_leave_no_line_each_in_the_log(
+    gate: Gate, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert statuses(await gate.raw(b"\x16\x03\x01\r\n\r\n")) == [400]
+    assert caplog.records == []
+
+
 async def test_more_headers_than_a_keeper_takes_are_431(gate: Gate) -> None:
     lines = b"".join(b"x%d: 1\r\n" % i for i in range(101))
     assert statuses(await gate.raw(GET[:-2] + lines + b"\r\n")) == [431]
