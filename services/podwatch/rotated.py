@@ -15,10 +15,10 @@ from typing import Final
 import msgspec
 
 from services.podwatch.offsets import Position
-from services.podwatch.tail import Batch, Line, Tail
+from services.podwatch.tail import CHUNK_BYTES, Batch, Line, Tail
 
-LINE_BYTES: Final = 128 * 1024
-"""The longest line that is put together of its pieces; less than a chunk of `Tail`."""
+LINE_BYTES: Final = CHUNK_BYTES - 17 * 1024
+"""The longest line that is put together: all but its last piece, of 16 KiB, are in one chunk."""
 _SWAP_S: Final = 0.2
 """How long a writer may still write to a file whose successor is there."""
 _ROTATED: Final = re.compile(r"\.\d{8}-\d{6}")
