@@ -9,7 +9,7 @@ import base64
 import json
 import signal
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -308,6 +308,33 @@ async def test_a_cut_off_build_is_gone_on_with_and_a_discarded_one_is_ended(sett
     await images.discard(build_id)
 
 
+async def test_a_job_that_ended_while_no_builder_was_there_is_read_and_not_made_again(settings):
+    namespace = settings["kaniko_namespace"]
+    build_id = new_build()
+    contexts = Contexts()
+    async with contexts.serving(f"{lab.NODE_ADDRESS}:0") as url:
+        chosen = {**settings, "kaniko_context_url": url}
+        images = KanikoImages(
+            ImageSettings(**chosen), contexts, platform="linux/amd64",
+            insecure=(f"{lab.NODE_ADDRESS}:*",),
+        )  # fmt: skip
+        building = asyncio.create_task(images.build(build_id, SORT, "sort.wasm", print))
+        await some_job(namespace)
+        fetched = ["get", "pods", "-o", "jsonpath={..initContainerStatuses..terminated.exitCode}"]
+        await holds(lambda: lab.kubectl("-n", namespace, *fetched) == "0")
+        building.cancel()
+        await asyncio.wait([building])
+        assert building.cancelled()
+    done = ["wait", "--for=condition=Complete", "job", "--all", "--timeout=60s"]
+    await asyncio.to_thread(lab.kubectl, "-n", namespace, *done)
+    # Other settings than those of the Job that is there: what it did stands in it.
+    other = {**chosen, "kaniko_destination": "registry.example/other:{build}"}
+    reference = await build(other, build=build_id)
+    assert reference.startswith(f"{REGISTRY}/functions/sort@sha256:")
+    assert (await pull(reference, POLICY)).module == SORT
+    assert made(namespace) == 1
+
+
 async def test_modules_go_through_a_directory_of_the_node_if_told_so(settings, tmp_path):
     settings |= {"kaniko_host_path": str(tmp_path / "workplace"), "kaniko_node": node.NAME}
     pulled = await pull(await build(settings), POLICY)
@@ -328,11 +355,14 @@ async def test_an_api_server_that_is_away_is_a_reason_to_wait(settings, tmp_path
         await build(settings)
 
 
+async def holds(true: Callable[[], bool]) -> None:
+    """Return as soon as it is true."""
+    await asyncio.to_thread(wait_until, "what is waited for", true, within_s=30, every_s=0.1)
+
+
 async def some_job(namespace: str) -> None:
     """Return as soon as there is a Job."""
-    await asyncio.to_thread(
-        wait_until, "there is a Job", lambda: jobs(namespace) != [], within_s=20
-    )
+    await holds(lambda: jobs(namespace) != [])
 
 
 @pytest.fixture
@@ -366,6 +396,16 @@ async def test_a_builder_killed_in_mid_build_takes_the_result_of_the_job_that_ru
     assert (await pull(ended.image, POLICY)).module == SORT
 
 
+async def test_a_build_goes_on_after_the_api_server_was_away(make_builder, environment, namespace):
+    builder = await make_builder(**environment)
+    reply = await builder.request(BuildRequest(await builder.upload(SORT, "sort.wasm")))
+    await some_job(namespace)
+    await asyncio.to_thread(lab.restart_apiserver)
+    ended = await builder.record(reply.build.id, ("ready", "failed"), within_s=90)
+    assert (ended.state, ended.error) == ("ready", None)
+    assert made(namespace) == 1
+
+
 async def test_the_record_and_the_event_of_a_failed_build_quote_the_executor(
     make_builder, environment
 ):
@@ -385,9 +425,7 @@ async def test_a_module_that_does_not_compile_leaves_no_job(make_builder, enviro
     source = await builder.upload(wasm.module(body=b"\x00\x6a\x0b"))
     ended = await builder.build(BuildRequest(source))
     assert "the module is not valid" in ended.error
-    await asyncio.to_thread(
-        wait_until, "no Job is left", lambda: jobs(namespace) == [], within_s=10, every_s=0.2
-    )
+    await holds(lambda: jobs(namespace) == [])
 
 
 def test_the_role_gives_no_right_to_read_secrets_or_logs_or_to_change_jobs(kubeconfig, namespace):
