@@ -127,8 +127,10 @@ def _load(
     try:
         request, code = _read_request(connection, call)
         steps.done("body")
-        _tell(inherited, messages.Identified(_instance_of(request, listener)))
         descriptor = _obtain(loader, request, code, inherited.engine_hash)
+        # Not before: who is told `artifact-missing` sends it for the same instance, and must not
+        # hear of the process that lacked it as of that instance's end.
+        _tell(inherited, messages.Identified(_instance_of(request, listener)))
         del code  # this frame lives as long as the process
         steps.done("artifact")
         child = _Child(inherited, listener, _plan_of(request), descriptor, loop)

@@ -73,6 +73,19 @@ def test_the_second_load_takes_the_artifact_from_the_cache(start_keeper: Start) 
     assert keeper.load("hello", send_code=False).run()["output"] == ["hello, world"]
 
 
+def test_a_process_that_lacked_its_artifact_is_not_told_as_the_end_of_its_instance(
+    start_keeper: Start,
+) -> None:
+    keeper = start_keeper()
+    watch = keeper.watch()
+    request, code = keeper.request("hello")
+    assert refusal(lambda: keeper.load_request(request, b"")) == (424, "artifact-missing")
+    keeper.load_request(request, code)
+    told = watch.until(lambda it: it.instance == request.instance)
+    assert told.instance.state == "serving"
+    watch.close()
+
+
 def test_what_the_builder_did_not_sign_is_not_run(start_keeper: Start) -> None:
     keeper = start_keeper()
     request, code = keeper.request("hello")
