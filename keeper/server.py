@@ -84,6 +84,7 @@ class Connection(asyncio.Protocol):
         self._queue: deque[_Exchange] = deque()
         self._incoming: _Exchange | None = None
         self._head_done = True
+        self._fruitless = 0  # bytes fed that neither completed a head nor held any of a body
         self._running = False
         self._writable = True
         self._unsent = 0
@@ -176,6 +177,7 @@ class Connection(asyncio.Protocol):
         """A request line begins."""
         self._incoming = _Exchange()
         self._head_done = False
+        self._fruitless = 0
         self._since = self._touched
 
     def on_url(self, url: bytes) -> None:
@@ -186,6 +188,8 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Collect a header; the parser has checked its syntax."""
+        if self._head_done:
+            return  # a trailer: never merged into the head (RFC 9110, 6.5.1)
         exchange = self._exchange()
         name = name.lower()
         exchange.head_bytes += len(name) + len(value)
@@ -207,6 +211,7 @@ class Connection(asyncio.Protocol):
         """Decide whether the request will be executed here."""
         exchange = self._exchange()
         self._head_done = True
+        self._fruitless = 0
         exchange.method = self._parser.get_method().decode("ascii")
         service = self._service
         if (reason := service.refuses(exchange.token)) is not None:
@@ -223,6 +228,7 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """Collect a piece of the body, up to the limit."""
+        self._fruitless = 0
         exchange = self._exchange()
         if exchange.refused is not None:
             return
@@ -249,6 +255,7 @@ class Connection(asyncio.Protocol):
         return self._incoming
 
     def _feed(self, data: bytes) -> None:
+        self._fruitless += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -259,12 +266,9 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._give_up(400, f"this is not HTTP/1.1: {error}", advance=False)
         else:
-            if not self._head_done:
-                # The parser keeps an unfinished header to itself: count what it was fed.
-                exchange = self._exchange()
-                exchange.head_bytes += len(data)
-                if exchange.head_bytes > 2 * MAX_HEAD_BYTES:
-                    self._give_up(431, "the request's head is too large", advance=False)
+            # The parser keeps an unfinished header or trailer to itself: count what it was fed.
+            if self._incoming is not None and self._fruitless > 2 * MAX_HEAD_BYTES:
+                self._give_up(431, "the request's head or trailers are too large", advance=False)
 
     def _give_up(self, status: int, message: str, *, advance: bool = True) -> None:
         """Answer what came so far with an error, after the answers before it, and close."""
