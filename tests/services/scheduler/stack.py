@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -319,22 +320,12 @@ async def begun(endpoint: Endpoint, *args: str) -> asyncio.Task[bytes]:
     return asyncio.create_task(asyncio.to_thread(read))
 
 
-def children(pid: int) -> list[int]:
-    """The child processes of `pid`."""
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def listens_at(pid: int, port: int) -> bool:
-    """Whether process `pid` holds the socket that listens at `port`."""
-    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    sockets = {
-        f"socket:[{line.split()[9]}]" for line in lines if line.split()[1].endswith(f":{port:04X}")
-    }
-    held = set()
-    for fd in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(OSError):
-            held.add(str(fd.readlink()))
-    return bool(sockets & held)
+def process_of(stack: Stack, endpoint: Endpoint) -> int:
+    """The process of an instance, as its keeper's log names it."""
+    log = (stack.pods / endpoint.pod / "log").read_text()
+    said = re.search(rf"instance {endpoint.instance} \(process (\d+)\)", log)
+    assert said is not None, log
+    return int(said[1])
 
 
 @contextlib.asynccontextmanager

@@ -10,7 +10,7 @@ from schemas.control import DemandMet, DemandRefused
 from schemas.endpoints import Endpoint
 from schemas.subjects import ACTIVE, STATUS
 from tests.conftest import NatsServer
-from tests.services.scheduler.stack import Stack, begun, call, children, listens, listens_at
+from tests.services.scheduler.stack import Stack, begun, call, listens, process_of
 
 ONCE_IDLE = {"scaling": {"idle_timeout_s": 0.5}}
 
@@ -141,8 +141,7 @@ async def test_the_minimum_runs_and_stays(stack: Stack) -> None:
     )
     assert endpoints
     victim = endpoints[0]
-    [keeper] = {e.pod for e in endpoints}
-    [child] = [pid for pid in children(stack.keepers()[keeper].pid) if listens_at(pid, victim.port)]
+    child = process_of(stack, victim)
     os.kill(child, signal.SIGKILL)
     await stack.until(lambda: victim not in stack.endpoints("sort"))
     await stack.until(lambda: len(stack.endpoints("sort")) == 4)
