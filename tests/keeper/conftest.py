@@ -46,7 +46,7 @@ from schemas.specs import Limits
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 class Compiler:

@@ -33,7 +33,7 @@ def serving(name: str, *flags: str) -> Iterator[tuple[subprocess.Popen[bytes], i
 
 
 def post(port: int, body: bytes, **headers: str) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     with contextlib.closing(connection):
         connection.request("POST", "/", body, headers)
         response = connection.getresponse()
@@ -47,7 +47,7 @@ def test_upstreams_client_works_unchanged() -> None:
         assert json.loads(body)["output"] == ["8 1111 2345"]
         assert post(port, b"")[0] == 200
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
 
 
 def test_a_port_in_use_is_an_error_with_a_sentence() -> None:
@@ -56,7 +56,7 @@ def test_a_port_in_use_is_an_error_with_a_sentence() -> None:
             command("sort", taken.getsockname()[1]),
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=60,
             check=False,
         )
     assert ended.returncode == 1
@@ -78,7 +78,7 @@ def test_a_module_that_can_not_run_is_an_error_with_a_sentence(
         [sys.executable, "-P", "-m", "keeper", *flags],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     assert ended.returncode == 1
@@ -97,7 +97,7 @@ def test_a_wrong_flag_is_a_sentence() -> None:
         command("sort", 0, "--timeout", "-1"),
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     assert ended.returncode == 1

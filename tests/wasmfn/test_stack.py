@@ -63,7 +63,7 @@ class Up:
         return self.ended()
 
     def ended(self) -> tuple[int, str]:
-        _, said = self.process.communicate(timeout=30)
+        _, said = self.process.communicate(timeout=90)
         return self.process.returncode, said
 
     def pids(self, *words: str) -> list[int]:

@@ -16,7 +16,7 @@ from wasmfn.client import Client, connect
 from wasmfn.discovery import find_platform
 
 WASMFN = Path(sys.executable).parent / "wasmfn"
-READY_S = 30.0
+READY_S = 60.0
 
 
 class LocalPlatform:

@@ -99,8 +99,8 @@ async def test_a_server_restart_keeps_the_leader(server):
                 server.restart()
                 async with connect(server.settings, "watch") as bus:
                     renewals = await bus.nc.subscribe("wasmfn.leases.scheduler")
-                    await renewals.next_msg(timeout=5)
-                    await renewals.next_msg(timeout=5)
+                    await renewals.next_msg(timeout=30)
+                    await renewals.next_msg(timeout=30)
                 ((name, reign),) = throne.now
                 assert (name, throne.terms) == ("a", [1])
                 assert reign.holds

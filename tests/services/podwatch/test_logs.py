@@ -76,7 +76,7 @@ class Reader:
         await self._subscription.unsubscribe()
 
     async def next(self) -> LogLine:
-        message = await self._subscription.next_msg(timeout=10)
+        message = await self._subscription.next_msg(timeout=30)
         return msgspec.json.decode(message.data, type=LogLine)
 
     async def texts(self, count: int) -> list[str]:

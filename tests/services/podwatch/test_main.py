@@ -41,7 +41,7 @@ class Podwatch:
 
     def kill(self, number: int = signal.SIGKILL) -> int:
         self.process.send_signal(number)
-        self.process.communicate(timeout=10)
+        self.process.communicate(timeout=30)
         return self.process.returncode
 
 
@@ -79,7 +79,7 @@ async def last_fact(nats_server, uid: str, holds: Callable[[PodFact], bool]) -> 
             f"wasmfn.pods.local.{uid}", stream="PODS", ordered_consumer=True
         )
         while not said or not holds(said[-1]):
-            message = await subscription.next_msg(timeout=10)
+            message = await subscription.next_msg(timeout=30)
             said.append(msgspec.json.decode(message.data, type=PodFact))
 
 

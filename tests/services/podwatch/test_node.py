@@ -268,7 +268,7 @@ async def test_the_life_of_a_pod_is_on_the_event_log(bus, pods, tmp_path):
         await facts.until(is_dead("u1"))
     events = await bus.js.subscribe("wasmfn.events.>", stream="EVENTS", ordered_consumer=True)
     told = [
-        msgspec.json.decode((await events.next_msg(timeout=5)).data, type=Event) for _ in range(3)
+        msgspec.json.decode((await events.next_msg(timeout=30)).data, type=Event) for _ in range(3)
     ]
     assert [event.what for event in told] == ["started", "ready", "dead"]
     assert {(event.namespace, event.kind, event.name) for event in told} == {
@@ -287,4 +287,4 @@ async def test_log_lines_of_a_pod_are_carried_until_its_end(bus, pods, tmp_path)
                 b'"instance":"i1","stream":"stderr","text":"hello"}\n'
             )
         lines = await bus.js.subscribe("wasmfn.logs.default.sort", stream="LOGS")
-        assert b'"hello"' in (await lines.next_msg(timeout=5)).data
+        assert b'"hello"' in (await lines.next_msg(timeout=30)).data

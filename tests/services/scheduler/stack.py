@@ -277,7 +277,7 @@ async def call(endpoint: Endpoint, *args: str) -> httpx.Response:
             f"http://{endpoint.ip}:{endpoint.port}/",
             json={"args": list(args)},
             headers={INSTANCE_HEADER: endpoint.token},
-            timeout=20.0,
+            timeout=60.0,
         )
 
 

@@ -84,7 +84,7 @@ async def keeper(tmp_path: Path, compiled: tuple[Artifact, bytes]) -> AsyncItera
     pod = read_pod(settings.pods / uid)
     assert pod is not None
     async with httpx.AsyncClient() as client:
-        answer = await client.get(f"http://{pod.ip}:{pod.port}/healthz", timeout=20)
+        answer = await client.get(f"http://{pod.ip}:{pod.port}/healthz", timeout=60)
     health = msgspec.json.decode(answer.content, type=KeeperHealth)
     fact = PodFact(
         uid=uid, node="n", name="k", phase="running", time=pod.created_at, ip=pod.ip, port=pod.port,

@@ -51,10 +51,11 @@ class Runtime:
         calls = {name: _unary(*answer) for name, answer in answers.items()}
         calls["GetContainerEvents"] = _stream(cri.GetEventsRequest, self._cri_events)
         events = {
-            "Publish": _unary(events_pb2.PublishRequest, self._publish),
             "Subscribe": _stream(events_pb2.SubscribeRequest, self._subscribe),
         }
-        kept = ("Version", "Publish", *answers, *self.implements)
+        if "Subscribe" in self.implements:
+            events["Publish"] = _unary(events_pb2.PublishRequest, self._publish)
+        kept = {*answers, *self.implements, "Publish"}
         for service, handlers in ((CRI, calls), (EVENTS, events)):
             known = {name: handler for name, handler in handlers.items() if name in kept}
             generic = grpc.method_handlers_generic_handler(service, known)

@@ -60,7 +60,7 @@ def pod_of(settings: ProcessSettings, uid: str) -> LocalPod:
 async def health(pod: LocalPod) -> KeeperHealth:
     """Ask the keeper, which takes connections before it runs: its listener was bound for it."""
     async with httpx.AsyncClient() as client:
-        answer = await client.get(f"http://{pod.ip}:{pod.port}/healthz", timeout=20)
+        answer = await client.get(f"http://{pod.ip}:{pod.port}/healthz", timeout=60)
     return msgspec.json.decode(answer.content, type=KeeperHealth)
 
 
