@@ -51,3 +51,17 @@ def test_a_key_that_others_may_read_or_that_is_missing_is_refused(tmp_path: Path
         read_signing_key(file_with(tmp_path, KEY.private_bytes_raw(), 0o640))
     with pytest.raises(PublicError, match="cannot read"):
         read_signing_key(tmp_path / "none")
+
+
+def test_a_key_that_another_one_owns_and_lets_our_group_read_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # As Kubernetes mounts a Secret for a pod with a group of its own: root's, mode 0440.
+    file = tmp_path / "key"
+    file.write_bytes(bytes(range(32)))
+    monkeypatch.setattr("os.geteuid", lambda: file.stat().st_uid + 1)
+    file.chmod(0o440)
+    assert read_signing_key(file).private_bytes_raw() == bytes(range(32))
+    file.chmod(0o444)
+    with pytest.raises(PublicError, match="others may read"):
+        read_signing_key(file)
