@@ -56,6 +56,8 @@ class LogCarrier:
         self._followed: dict[str, _Followed] = {}
         self._inotify = Inotify()
         self._watched: dict[Path, asyncio.Event] = {}
+        self._unreadable: set[str] = set()
+        """Pods whose log could not be opened, which is said once."""
         self.published = 0
         self.dropped = 0
         """Lines over the rate, too long, or cut unread."""
@@ -97,6 +99,7 @@ class LogCarrier:
     def keep(self, uids: set[str]) -> None:
         """Forget how far the logs of other pods than these were read."""
         self._offsets.keep(uids | set(self._followed))
+        self._unreadable &= uids
 
     async def _carry(
         self,
@@ -110,7 +113,9 @@ class LogCarrier:
             tail, position = self._open(uid, path, log_format)
             watch = self._inotify.add_watch(tail.watched, Mask.MODIFY | Mask.CREATE)
         except OSError as error:
-            log.warning("cannot follow the log of pod %s: %s", uid, error)
+            if uid not in self._unreadable:
+                log.warning("cannot follow the log of pod %s: %s", uid, error)
+            self._unreadable.add(uid)
             return
         self._watched[tail.watched] = grown
         try:

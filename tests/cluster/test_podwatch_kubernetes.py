@@ -77,6 +77,8 @@ class Watching:
 
     async def close(self) -> None:
         await self._sightings.aclose()
+        # aiohttp says that a TLS connection is closed before it is, and tells nobody when.
+        await asyncio.sleep(0.25)
 
 
 class Forgotten(KubernetesSource):
