@@ -43,7 +43,7 @@ from wasmfn.errors import (
     RejectedError,
 )
 from wasmfn.history import read_log
-from wasmfn.objects import Key, Object, functions_using
+from wasmfn.objects import Key, Object, functions_using, name_problem
 
 __all__ = ["Client", "Key", "Object", "connect"]
 
@@ -316,11 +316,13 @@ _VERB: Final = {"environment": "env", "function": "fn", "route": "route"}
 
 def _object(key: Key, entry: Entry, status: Status | None) -> Object:
     spec: AnySpec | None = None
-    problem = ""
-    try:
-        spec = decode_spec(key.kind, entry.payload)
-    except (ValueError, msgspec.DecodeError) as error:
-        problem = str(error)
+    # Whoever publishes without this client can also choose names that are none.
+    problem = name_problem(key.namespace) or name_problem(key.name) or ""
+    if not problem:
+        try:
+            spec = decode_spec(key.kind, entry.payload)
+        except (ValueError, msgspec.DecodeError) as error:
+            problem = str(error)
     return Object(
         key=key,
         revision=entry.sequence,

@@ -92,6 +92,17 @@ async def test_a_spec_that_cannot_be_read_is_listed_with_its_problem(client: Cli
     assert "modul" in odd.message
 
 
+@pytest.mark.parametrize("place", ["default.Odd_Name", "Odd.sort"])
+async def test_a_spec_of_a_name_that_is_none_is_listed_without_what_could_be_exported(
+    client: Client, place: str
+) -> None:
+    payload = msgspec.json.encode(SPEC)
+    await client.bus.js.publish(f"wasmfn.specs.function.{place}", payload)
+    (odd,) = await client.objects()
+    assert odd.spec is None
+    assert "cannot be a name" in odd.problem
+
+
 async def test_a_change_by_somebody_else_is_not_overwritten(client: Client) -> None:
     first = await client.publish(SORT, SPEC, expected=0)
     await client.publish(SORT, SPEC)
