@@ -1,12 +1,10 @@
 """Keepers as pods of a real Kubernetes, made with no more than the scheduler's own rights."""
 
 import asyncio
-import base64
 import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,54 +19,27 @@ from services.scheduler.pods import Pod, PodError
 from services.scheduler.pods.apiserver import ApiError, connect
 from services.scheduler.pods.kubernetes import KubernetesRuntime
 from services.scheduler.pods.manifest import KeeperPod
-from tests.cluster import lab
-from tests.cluster.lab import base, containerd, kubernetes
+from tests.cluster import keepers, lab
+from tests.cluster.keepers import NAMESPACE
+from tests.cluster.lab import containerd, kubernetes
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
-NAMESPACE = "wasmfn-functions"
 LABELS = {LABEL_ROLE: "keeper", LABEL_NAMESPACE: "default"}
-MANIFESTS = Path(__file__).parents[2] / "manifests/base"
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def keeper_image(cluster: None) -> str:
-    base.make()
-    return next(name for name in base.push_project() if "/keeper:" in name)
+    return keepers.image()
 
 
 @pytest.fixture(scope="module")
 def kubeconfig(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The scheduler's own account, and what the installation puts beside the keepers."""
-    for file in ("namespaces.yaml", "scheduler/account.yaml", "scheduler/rbac.yaml"):
-        lab.kubectl("apply", "-f", MANIFESTS / file)
+    file = keepers.write_kubeconfig(tmp_path_factory.mktemp("kubeconfig") / "config")
     public = Ed25519PrivateKey.generate().public_key().public_bytes_raw().hex()
-    keys = {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": "wasmfn-keys", "namespace": NAMESPACE},
-        "data": {"control.pub": public, "artifact.pub": public},
-    }
-    lab.kubectl("apply", "-f", "-", stdin=json.dumps(keys).encode())
-    token = _token("wasmfn", "scheduler")
-    admin = lab.kubectl("config", "view", "--raw", "-o", "json")
-    config = json.loads(admin)
-    for user in config["users"]:
-        user["user"] = {"token": token}
-    file = tmp_path_factory.mktemp("kubeconfig") / "config"
-    file.write_text(json.dumps(config))
-    yield str(file)
-    lab.kubectl("delete", "pods", "--all", "-n", NAMESPACE, "--grace-period=1")
-
-
-def _token(namespace: str, account: str) -> str:
-    found = json.loads(lab.kubectl("get", "secrets", "-n", namespace, "-o", "json"))
-    for secret in found["items"]:
-        annotations = secret["metadata"].get("annotations", {})
-        if annotations.get("kubernetes.io/service-account.name") == account:
-            return base64.b64decode(secret["data"]["token"]).decode()
-    raise LookupError(f"the account {account} has no token")
+    keepers.put_keys("wasmfn-keys", public, public)
+    yield file
+    keepers.remove_all()
 
 
 @pytest.fixture(autouse=True)
