@@ -1,0 +1,163 @@
+"""The lab overlay on a real Kubernetes, installed, used and removed as its user would.
+
+Not proven here: network policies, which the lab's bridge plugin does not enforce; that they say
+what they should is held in tests/manifests.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from services.bus.permissions import SERVICES
+from tests.cluster import lab
+from tests.cluster.lab import base
+from tests.cluster.lab.commands import CommandError
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+CHECKOUT = Path(__file__).parents[2]
+WASMFN = Path(sys.executable).parent / "wasmfn"
+SORT = CHECKOUT / "examples/sort/sort.wasm"
+
+
+def wasmfn(*words: str | Path, within_s: float = 300) -> str:
+    """Return what the command line prints, as it does on the cluster's node."""
+    environ = {**os.environ, "KUBECONFIG": str(lab.KUBECONFIG), "WASMFN_NATS": "kubernetes:"}
+    environ["PATH"] = f"{Path(sys.executable).parent}:{environ['PATH']}"
+    with lab.network():
+        done = subprocess.run(
+            [WASMFN, *words],
+            env=environ,
+            cwd="/",
+            capture_output=True,
+            text=True,
+            timeout=within_s,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(cluster: None) -> Iterator[None]:
+    base.push_project()
+    wasmfn("install", "--overlay", "lab", "--timeout", "240")
+    yield
+    wasmfn("uninstall", "--overlay", "lab", "--yes")
+
+
+def get(*words: str) -> dict[str, object]:
+    found: dict[str, object] = json.loads(lab.kubectl("get", *words, "-o", "json"))
+    return found
+
+
+def acting_as(account: str) -> str:
+    return f"--as=system:serviceaccount:wasmfn:{account}"
+
+
+def may(account: str, verb: str, resource: str, namespace: str, part: str = "") -> bool:
+    """Return whether an account of the platform may do something; `part` is a subresource."""
+    asked = ["auth", "can-i", verb, resource, "-n", namespace, acting_as(account)]
+    try:
+        return lab.kubectl(*asked, f"--subresource={part}").strip() == "yes"
+    except CommandError:
+        return False
+
+
+def test_every_part_becomes_ready_and_says_so(installed: None) -> None:
+    told = json.loads(wasmfn("status", "-o", "json"))
+    assert {part["name"] for part in told["parts"]} == {*SERVICES, "nats"}
+    assert all(part["ready"] == part["wanted"] for part in told["parts"])
+    assert {check["name"]: check["state"] for check in told["checks"]} == dict.fromkeys(
+        ("nats", "clock", "streams", "leader", "keepers"), "good"
+    )
+
+
+def test_installing_again_keeps_the_keys_and_every_pod(installed: None) -> None:
+    def state() -> tuple[object, set[str]]:
+        pods = lab.kubectl(
+            "get", "pods", "-n", "wasmfn", "-l", "app.kubernetes.io/name!=keys",
+            "-o", "jsonpath={.items[*].metadata.uid}",
+        ).split()  # fmt: skip
+        names = ("wasmfn-control-key", "wasmfn-artifact-key", "wasmfn-nats")
+        secrets = [get("secret", "-n", "wasmfn", name)["data"] for name in names]
+        return secrets, set(pods)
+
+    before = state()
+    wasmfn("install", "--overlay", "lab", "--timeout", "120")
+    assert state() == before
+
+
+def test_a_module_is_deployed_and_answers_on_the_node_port(installed: None) -> None:
+    wasmfn("deploy", SORT)
+    answer = lab.http(
+        "POST", f"http://{lab.NODE_ADDRESS}:32046/sort", content=b'{"args":["2","1"]}'
+    )
+    assert answer.json()["output"] == ["1 2"]
+
+
+def test_no_service_was_denied_a_subject_it_needs(installed: None) -> None:
+    for service in SERVICES:
+        log = lab.kubectl(
+            "logs", "-n", "wasmfn", "-l", f"app.kubernetes.io/name={service}", "--tail=-1"
+        )
+        assert "NATS denied" not in log
+
+
+def test_the_keys_of_a_service_are_read_by_it_alone(installed: None) -> None:
+    for account in ("router", "builder", "scheduler", "podwatch", "nats", "default"):
+        for verb in ("get", "list", "watch", "create"):
+            assert not may(account, verb, "secrets", "wasmfn")
+    assert may("keys", "get", "secrets/wasmfn-control-key", "wasmfn")
+    assert not may("keys", "list", "secrets", "wasmfn")
+    assert not may("keys", "delete", "secrets", "wasmfn")
+    assert not may("keys", "get", "secrets/another", "wasmfn")
+    assert not may("keys", "get", "secrets", "kube-system")
+
+
+def test_the_scheduler_may_make_pods_of_functions_and_nothing_else(installed: None) -> None:
+    for verb in ("create", "list", "watch", "patch", "delete"):
+        assert may("scheduler", verb, "pods", "wasmfn-functions")
+        assert not may("scheduler", verb, "pods", "wasmfn")
+        assert not may("scheduler", verb, "pods", "default")
+    for verb in ("get", "create", "delete"):
+        for resource in ("secrets", "configmaps", "services", "serviceaccounts", "nodes"):
+            assert not may("scheduler", verb, resource, "wasmfn-functions")
+        for part in ("exec", "log", "attach", "portforward"):
+            assert not may("scheduler", verb, "pods", "wasmfn-functions", part)
+
+
+@pytest.mark.parametrize("account", ["router", "builder", "scheduler", "podwatch", "nats"])
+def test_asking_for_what_one_may_not_have_is_answered_403(installed: None, account: str) -> None:
+    with pytest.raises(CommandError, match="Forbidden"):
+        lab.kubectl("get", "secret", "wasmfn-nats", "-n", "wasmfn", acting_as(account))
+    with pytest.raises(CommandError, match="Forbidden"):
+        lab.kubectl("get", "pods", "-n", "wasmfn", acting_as(account))
+
+
+@pytest.mark.parametrize("account", ["router", "builder", "podwatch", "nats"])
+def test_who_does_not_speak_to_kubernetes_may_do_nothing_there(
+    installed: None, account: str
+) -> None:
+    for namespace in ("wasmfn", "wasmfn-functions"):
+        for verb in ("get", "list", "create", "delete"):
+            for resource in ("pods", "deployments", "jobs", "configmaps"):
+                assert not may(account, verb, resource, namespace)
+
+
+def test_a_token_is_in_no_pod_that_does_not_need_one(installed: None) -> None:
+    pods = [*get("pods", "-n", "wasmfn")["items"], *get("pods", "-n", "wasmfn-functions")["items"]]  # type: ignore[misc]  # JSON
+    for pod in pods:
+        mounted = [
+            mount["mountPath"]
+            for container in pod["spec"]["containers"]
+            for mount in container["volumeMounts"]
+            if "serviceaccount" in mount["mountPath"]
+        ]
+        name = pod["metadata"]["labels"]["app.kubernetes.io/name"]
+        assert bool(mounted) is (name in ("scheduler", "keys")), name
