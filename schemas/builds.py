@@ -92,7 +92,7 @@ class Build(msgspec.Struct, frozen=True):
     memory_bytes: int | None = None
     """Linear memory that the module has from its start, when ready: no limit may be lower."""
     error: str | None = None
-    """One sentence, when failed."""
+    """One sentence: why it failed, or what it waits for until it is tried again."""
     steps: tuple[Step, ...] = ()
     correlation: str = ""
 

@@ -95,6 +95,7 @@ class Builder:
         except Unavailable as reason:
             wait_s = reconcile.wait_s(time.monotonic() - began, self._give_up_s)
             if wait_s is not None:
+                await self._wait(build.id, str(reason))
                 message = f"{_what(build)} waits {wait_s:.1f} s: {reason}"
                 trace.tell("waiting", message, level="warning")
                 return wait_s
@@ -103,6 +104,13 @@ class Builder:
         self._since.pop(build_id, None)
         self._tell_end(ended, trace)
         return None
+
+    async def _wait(self, build_id: str, reason: str) -> None:
+        """Say in the record what its build waits for, unless it says so already."""
+        # Not the one that the try began with: it may have come some steps on.
+        build = self._records.get(build_id)
+        if build is not None and build.error != reason:
+            await self._records.write(reconcile.waiting(build, reason, datetime.now(UTC)))
 
     def _tell_end(self, ended: Build, trace: Trace) -> None:
         BUILDS.labels(ended.state).inc()

@@ -62,7 +62,7 @@ def module_digest(build: Build) -> str | None:
 
 def building(build: Build, steps: tuple[Step, ...], now: datetime) -> Build:
     """Return the record of a build that has come as far as `steps`."""
-    return msgspec.structs.replace(build, state="building", time=now, steps=steps, error=None)
+    return msgspec.structs.replace(build, state="building", time=now, steps=steps)
 
 
 def ready(
@@ -82,7 +82,13 @@ def ready(
         artifact=artifact,
         image=image,
         memory_bytes=memory_bytes,
+        error=None,
     )
+
+
+def waiting(build: Build, reason: str, now: datetime) -> Build:
+    """Return the record of a build that will be tried again; `reason` is one sentence."""
+    return msgspec.structs.replace(build, time=now, error=reason)
 
 
 def failed(build: Build, error: str, now: datetime) -> Build:

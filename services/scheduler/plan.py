@@ -244,10 +244,12 @@ def _progress(view: View) -> _Progress:
 
 
 def _building(view: View, request: RequestBuild | None) -> _Progress:
-    silent = request is not None and view.builder_silent
-    message = (
-        "waits for the builder, which does not answer" if silent else "the module is being built"
-    )
+    message = "the module is being built"
+    if request is not None:
+        if view.builder_silent:
+            message = "waits for the builder, which does not answer"
+    elif view.build is not None and view.build.error is not None:
+        message = f"the build waits to be tried again: {view.build.error}"
     return _Progress("building", message, request=request)
 
 

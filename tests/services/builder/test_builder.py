@@ -236,8 +236,10 @@ async def test_a_registry_that_is_away_is_waited_for(make_builder: MakeBuilder, 
     waiting = (await builder.events(reply.build.id, "waiting"))[-1]
     assert waiting.level == "warning"
     assert "answers 503" in waiting.message
+    assert "answers 503" in (await builder.record(reply.build.id, ("building",))).error
     fake.status = 0
-    assert (await builder.record(reply.build.id, ("ready", "failed"))).state == "ready"
+    ready = await builder.record(reply.build.id, ("ready", "failed"))
+    assert (ready.state, ready.error) == ("ready", None)
 
 
 async def test_after_a_while_it_gives_up_waiting(make_builder: MakeBuilder, registry):

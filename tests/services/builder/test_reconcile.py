@@ -66,7 +66,8 @@ def test_the_module_of_an_image_is_known_only_after_it_was_built_once():
 
 
 def test_a_record_of_the_end_holds_what_its_state_promises():
-    build = record("building", error=None)
+    build = reconcile.waiting(record("building", error=None), "away", LATER)
+    assert (build.state, build.error) == ("building", "away")
     ready = reconcile.ready(build, "x.wasm", ARTIFACT, "oci:x", 65536, (), LATER)
     assert (ready.state, ready.artifact, ready.image, ready.memory_bytes, ready.error) == (
         "ready", ARTIFACT, "oci:x", 65536, None,

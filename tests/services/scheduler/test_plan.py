@@ -358,6 +358,21 @@ def test_a_build_that_failed_is_asked_for_again_by_a_new_revision_only() -> None
     assert plan(new_leader) == ()
 
 
+def test_the_status_says_what_a_build_waits_for() -> None:
+    waiting = msgspec.structs.replace(build("building"), error="the registry is away")
+    view = View(
+        namespace="default",
+        name="f",
+        wanted=Resolved(1, spec(Scaling()), SOURCE),
+        build=waiting,
+        build_asked=True,
+    )
+    (status,) = plan(view)
+    assert isinstance(status, SetStatus)
+    assert status.phase == "building"
+    assert "the registry is away" in status.message
+
+
 def test_an_artifact_for_another_engine_is_built_again() -> None:
     view = msgspec.structs.replace(at_rest(), engine="newer", build_asked=False)
     assert RequestBuild(SOURCE, retry=True) in plan(view)
