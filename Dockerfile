@@ -1,4 +1,3 @@
-# syntax=docker/dockerfile:1
 # Three images from one base, each with only what it runs:
 #
 #   docker build --target services -t wasmfn/services:0.1.0 .    router, builder, scheduler, podwatch
