@@ -18,7 +18,7 @@ import msgspec
 from schemas.pods import KEEPER_CONTAINER, LABEL_NAMESPACE, LABEL_ROLE, ROLE_KEEPER
 from services.podwatch.cri import api_pb2 as cri
 from tests.cluster import lab
-from tests.cluster.lab import paths, process
+from tests.cluster.lab import kubernetes, paths, process
 from tests.cluster.lab.containerd import BUSYBOX_IMAGE
 from tests.cluster.lab.node import PODS
 
@@ -68,6 +68,19 @@ async def one_address(pods: "Sandboxes") -> AsyncIterator[str]:
         await pods.remove_all()
         narrow.unlink()
         await pods.use_network("lab")
+
+
+@contextlib.contextmanager
+def without_kubelet() -> Iterator[None]:
+    """Keep a kubelet that runs on the node from ending pods that it does not know."""
+    was_up = process.load("kubelet") is not None
+    if was_up:
+        kubernetes.stop("kubelet")
+    try:
+        yield
+    finally:
+        if was_up:
+            kubernetes.start_kubelet()
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """The pod source `containerd` against a real containerd 1.7."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,14 @@ from services.podwatch.sources import runtime as runtimes
 from services.podwatch.sources.containerd import ContainerdSource
 from tests.cluster import lab
 from tests.cluster.lab import containerd as daemon
-from tests.cluster.sandboxes import Pod, Sandboxes, frozen_containerd, one_address, process_of
+from tests.cluster.sandboxes import (
+    Pod,
+    Sandboxes,
+    frozen_containerd,
+    one_address,
+    process_of,
+    without_kubelet,
+)
 
 pytestmark = pytest.mark.cluster
 
@@ -54,8 +61,14 @@ def uids(told: list[Sighting]) -> set[str]:
     return {s.uid for s in (*told, *seen) if isinstance(s, PodSeen)}
 
 
+@pytest.fixture(scope="module")
+def node(containerd) -> Iterator[None]:
+    with without_kubelet():
+        yield
+
+
 @pytest.fixture
-async def pods(containerd, tmp_path: Path) -> AsyncIterator[Sandboxes]:
+async def pods(node, tmp_path: Path) -> AsyncIterator[Sandboxes]:
     pods = Sandboxes(tmp_path)
     yield pods
     await pods.close()

@@ -25,7 +25,14 @@ from services.podwatch.offsets import Offsets
 from services.podwatch.sources.containerd import ContainerdSource
 from tests.cluster import lab
 from tests.cluster.lab import containerd as daemon
-from tests.cluster.sandboxes import Pod, Sandboxes, answering, one_address, process_of
+from tests.cluster.sandboxes import (
+    Pod,
+    Sandboxes,
+    answering,
+    one_address,
+    process_of,
+    without_kubelet,
+)
 
 pytestmark = pytest.mark.cluster
 
@@ -70,8 +77,14 @@ class Told:
         return fact
 
 
+@pytest.fixture(scope="module")
+def node(containerd) -> Iterator[None]:
+    with without_kubelet():
+        yield
+
+
 @pytest.fixture
-def on_the_node(containerd) -> Iterator[None]:
+def on_the_node(node) -> Iterator[None]:
     """Pods are reached from here, and the servers that start are on the node's network too."""
     with lab.network():
         yield
