@@ -104,17 +104,26 @@ class Bus:
     async def bounded(self, for_s: float) -> AsyncIterator[None]:
         """Raise TimeoutError after `for_s` seconds, or at once when the connection breaks.
 
-        The answer to a request that was under way then never comes.
+        The answer to a request that was under way then never comes. A cancellation
+        is never lost inside: `asyncio.wait_for`, which nats-py waits with, forgets
+        one that comes together with the answer (until Python 3.12), and whoever was
+        to be ended would go on for ever.
         """
         loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        cancelled = task.cancelling() if task else 0
         async with asyncio.timeout(for_s) as limit:
 
             def give_up() -> None:
                 if not limit.expired():
                     limit.reschedule(loop.time())
 
-            with self.on_break(give_up):
-                yield
+            try:
+                with self.on_break(give_up):
+                    yield
+            finally:
+                if task and task.cancelling() > cancelled:
+                    raise asyncio.CancelledError
 
     async def open(self, settings: BusSettings, credentials: dict[str, Any]) -> None:
         """Connect, waiting for a server that is not there yet. Errors are those of `connect`."""

@@ -124,15 +124,9 @@ class _Again(Exception):  # noqa: N818 - never leaves this module
 async def _attempt(bus: Bus, subject: str, payload: bytes, headers: dict[str, str]) -> int:
     """Publish once and return the sequence; nats-py's errors are sorted out here."""
     await bus.wait_connected()
-    task = asyncio.current_task()
-    cancelled = task.cancelling() if task else 0
     try:
         async with bus.bounded(_ATTEMPT_S):
             ack = await bus.js.publish(subject, payload, timeout=2 * _ATTEMPT_S, headers=headers)
-            # asyncio.wait_for, which nats-py waits with, forgets a cancellation that comes
-            # together with the answer (until Python 3.12), and the caller would go on for ever.
-            if task and task.cancelling() > cancelled:
-                raise asyncio.CancelledError
     except TimeoutError:
         if denial := bus.denial(subject):
             raise BusRefused(f"publishing on {subject}", denial) from None

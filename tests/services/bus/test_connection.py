@@ -142,3 +142,22 @@ def test_urls_are_logged_without_credentials():
     assert without_credentials("nats://user:pass@host:1") == "nats://host:1"
     assert without_credentials("nats://token@host:1") == "nats://host:1"
     assert without_credentials("nats://host:1") == "nats://host:1"
+
+
+async def test_a_cancellation_is_not_lost_when_the_answer_swallows_it(nats_server):
+    answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def ask(bus) -> None:
+        async with bus.bounded(30):
+            # As nats-py waits; until Python 3.12 it returns if both come in one turn of the loop.
+            await asyncio.wait_for(answer, 30)
+        await asyncio.Event().wait()
+
+    async with connect(nats_server.settings, "test") as bus:
+        asking = asyncio.create_task(ask(bus))
+        await asyncio.sleep(0)
+        answer.set_result(None)
+        asking.cancel()
+        async with asyncio.timeout(30):
+            await asyncio.wait({asking})
+        assert asking.cancelled()
