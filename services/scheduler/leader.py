@@ -40,7 +40,7 @@ from services.scheduler.keepers import KeeperClient
 from services.scheduler.loading import Loader
 from services.scheduler.pods import PodError, PodRuntime
 from services.scheduler.reconcile import POOL, Reconciler
-from services.scheduler.record import Record
+from services.scheduler.record import DeposedError, Record
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.watching import Watches
 from services.scheduler.world import FunctionName, Instance, Keeper, Object, Spec, World
@@ -118,7 +118,7 @@ class Leader:
         async def unresponsive(keeper: Keeper, problem: str) -> None:
             try:
                 await self._fleet.stop(keeper.uid, f"it did not answer: {problem}", patience_s=1.0)
-            except PodError as error:
+            except (PodError, DeposedError) as error:
                 log.warning("%s", error)
 
         self._loader.on_change = function
