@@ -17,6 +17,10 @@ _SCHEMES: Final = ("nats", "tls", "ws", "wss")
 _NO_STREAMS: Final = (
     "there is no platform on this NATS: it lacks our streams; run `wasmfn up` on it"
 )
+_DISK_FULL: Final = (
+    "the disk of NATS is full, or was: make room there, then start NATS again (with `wasmfn up`,"
+    " stop that and run it again), and repeat the command"
+)
 
 
 @contextlib.asynccontextmanager
@@ -67,7 +71,9 @@ def translated() -> Iterator[None]:
     except BusError as error:
         if isinstance(error.__cause__, js_errors.NotFoundError):
             raise UnreachableError(_NO_STREAMS) from error
-        raise RejectedError(str(error)) from error
+        # NATS 2.15 gives a stream up whose disk was full, until it is started again.
+        full = "no space left" in str(error)
+        raise RejectedError(_DISK_FULL if full else str(error)) from error
     except js_errors.APIError as error:
         raise RejectedError(
             f"NATS refused it: {error.description or error}; `wasmfn doctor` looks for the reason"

@@ -125,7 +125,8 @@ def disk(directory: Path, free_bytes: int) -> Check:
         "disk",
         "warning",
         detail,
-        "make room: when the disk is full, NATS takes no new specs and logs",
+        "make room: when the disk is full, NATS takes no new specs and logs, and has to be"
+        " started again afterwards",
     )
 
 

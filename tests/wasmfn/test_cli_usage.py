@@ -128,6 +128,15 @@ def test_a_traceback_is_shown_only_when_asked_for(tmp_path: Path) -> None:
     assert "Traceback" in loud.stderr
 
 
+def test_a_full_disk_is_called_that() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [WASMFN, "version"], stdout=full, stderr=subprocess.PIPE, timeout=60, check=False
+        )
+    assert done.returncode == 1
+    assert b"the disk is full" in done.stderr
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["version"], ["completion", "bash"]])
 def test_a_pipe_that_closes_early_is_no_error(arguments: list[str]) -> None:
     reader, writer = os.pipe()

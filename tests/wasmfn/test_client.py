@@ -13,7 +13,9 @@ from schemas.events import LogLine, new_event
 from schemas.names import sha256_hex
 from schemas.specs import EnvironmentSpec, FunctionSpec, Limits, Module, RouteSpec
 from schemas.status import Phase, Status
+from services.bus.errors import BusRefused
 from services.bus.streams import ensure_buckets, ensure_streams
+from wasmfn.access import translated
 from wasmfn.client import Client, Key, connect
 from wasmfn.discovery import Platform
 from wasmfn.errors import (
@@ -276,3 +278,9 @@ def test_the_story_of_a_function_has_its_builds_and_nobody_elses_events() -> Non
     other = new_event("scheduler", "other", "function", "sort", "scaled", "up")
     events = [built, published, built, endpoint, other]
     assert [about.takes(event) for event in events] == [False, True, True, True, False]
+
+
+def test_a_disk_that_was_full_is_an_error_that_says_to_start_nats_again() -> None:
+    reason = "write /data/OBJ_uploads/msgs/1.blk: no space left on device"
+    with pytest.raises(RejectedError, match="start NATS again"), translated():
+        raise BusRefused("writing", reason)

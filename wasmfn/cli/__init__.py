@@ -5,6 +5,7 @@ to a pipe is plain, what goes wrong is one sentence on stderr, and a traceback i
 shown only where WASMFN_DEBUG=1 asks for it.
 """
 
+import errno
 import logging
 import os
 import sys
@@ -47,6 +48,8 @@ def _explain(error: Exception) -> int:
         sentence, code = str(error), error.exit_code
     elif isinstance(error, OSError) and error.filename is not None:
         sentence, code = f"cannot use {error.filename}: {error.strerror}", 1
+    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        sentence, code = "the disk is full; make room and run it again", 1
     else:
         what = " ".join(f"{type(error).__name__}: {error}".split())
         sentence = (
