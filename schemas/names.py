@@ -53,6 +53,8 @@ Sha256 = Annotated[
     Meta(pattern=r"^[0-9a-f]{64}" + END, description="A SHA-256 digest in lower-case hexadecimal."),
 ]
 
+HostName = Annotated[str, Meta(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?" + END)]
+
 ImageReference = Annotated[
     str,
     Meta(

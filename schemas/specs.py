@@ -14,7 +14,15 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from schemas.names import END, FileName, ImageReference, Name, Sha256, VariableName, VariableValue
+from schemas.names import (
+    FileName,
+    HostName,
+    ImageReference,
+    Name,
+    Sha256,
+    VariableName,
+    VariableValue,
+)
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -136,7 +144,7 @@ class RouteSpec(Spec, frozen=True, tag="route"):
     path: Annotated[str, Meta(max_length=1024)] | None = None
     prefix: Annotated[str, Meta(max_length=1024)] | None = None
     methods: Annotated[tuple[Method, ...], Meta(min_length=1, max_length=7)] = ("GET", "POST")
-    host: Annotated[str, Meta(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?" + END)] | None = None
+    host: HostName | None = None
     """Without a port, in lower case. A route without a host serves every host."""
 
     def __post_init__(self) -> None:

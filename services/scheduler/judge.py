@@ -18,8 +18,13 @@ from schemas.specs import AnySpec, EnvironmentSpec, FunctionSpec, UnknownKindErr
 
 _WHERE: Final = re.compile(r"^(?P<what>.*) - at `(?P<path>[^`]*)`$", re.DOTALL)
 _KEY_WHERE: Final = re.compile(r"^(?P<what>.*) - at `key` in `(?P<path>[^`]*)`$", re.DOTALL)
+_FIELD: Final = re.compile(
+    r"^Object (?:contains unknown|missing required) field `(?P<name>.*)`$", re.DOTALL
+)
 _STEP: Final = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 _QUOTED_CHARACTERS: Final = 60
+_MESSAGE_CHARACTERS: Final = 1000
+"""An author's text may be quoted in what is said of it, and a spec can be 1 MiB."""
 
 
 class Rejected(msgspec.Struct, frozen=True):
@@ -49,6 +54,13 @@ class Resolved(msgspec.Struct, frozen=True):
 
 def judge(kind: str, namespace: str, name: str, payload: bytes) -> AnySpec | Rejected:
     """Decode a spec, or say why it is none. Never raises, whatever the bytes."""
+    verdict = _judge(kind, namespace, name, payload)
+    if not isinstance(verdict, Rejected):
+        return verdict
+    return Rejected(_shortened(verdict.message), verdict.field and _shortened(verdict.field))
+
+
+def _judge(kind: str, namespace: str, name: str, payload: bytes) -> AnySpec | Rejected:
     for word, text in (("namespace", namespace), ("name", name)):
         try:
             msgspec.convert(text, Name)
@@ -119,6 +131,7 @@ _ALPHABETS: Final = {
     _pattern(names.VariableValue): "text without NUL characters",
     _pattern(names.Sha256): "a SHA-256 digest, which is 64 lower-case hexadecimal digits",
     _pattern(names.ImageReference): "an image reference, such as `docker.io/you/sort:1`",
+    _pattern(names.HostName): "a host name in lower case, such as `www.example.org`",
 }
 """What msgspec says as a regular expression, for people."""
 
@@ -131,6 +144,8 @@ def _explain(error: str, payload: bytes) -> Rejected:
     key = _KEY_WHERE.match(error)
     where = key or _WHERE.match(error)
     what, path = (where["what"], where["path"]) if where else (error, "$")
+    if field := _FIELD.match(what):
+        path = f"{path}.{field['name']}"
     found = re.search(r"matching regex (?P<quote>['\"])(?P<pattern>.*)(?P=quote)$", what)
     alphabet = found and _ALPHABETS.get(found["pattern"].replace("\\\\", "\\"))
     if found:
@@ -163,5 +178,8 @@ def _look_up(payload: bytes, path: str) -> Any:
 
 
 def _quote(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _QUOTED_CHARACTERS else text[: _QUOTED_CHARACTERS - 1] + "…"
+    return _shortened(repr(value), _QUOTED_CHARACTERS)
+
+
+def _shortened(text: str, characters: int = _MESSAGE_CHARACTERS) -> str:
+    return text if len(text) <= characters else text[: characters - 1] + "…"

@@ -54,14 +54,17 @@ def test_json_nested_without_end_is_refused() -> None:
          ("bare",)),
         ("function", {"environment": "e", "limits": {"timeout_s": 0}}, "$.limits.timeout_s",
          ("> 0",)),
-        ("function", {"environment": "e", "limit": 1}, None, ("`limit`",)),
-        ("function", {"environment": "e", "scaling": {"min": 1}}, "$.scaling", ("`min`",)),
+        ("function", {"environment": "e", "limit": 1}, "$.limit", ("`limit`",)),
+        ("function", {"environment": "e", "scaling": {"min": 1}}, "$.scaling.min", ("`min`",)),
         ("function", {"environment": "e", "interface": "http"}, None, ("wasi:http", "args")),
         ("function", {"environment": "e", "interface": "grpc"}, "$.interface", ("grpc",)),
         ("function", {"environment": "e", "variables": {"A-B": "x"}}, "$.variables", ("digits",)),
         ("function", {}, None, ("module", "image", "environment")),
         ("function", {"kind": "route"}, "$.kind", ("route",)),
         ("route", {"function": "f"}, None, ("path", "prefix")),
+        ("route", {"path": "/"}, "$.function", ("missing",)),
+        ("route", {"function": "f", "path": "/", "host": "A_B"}, "$.host",
+         ("'A_B'", "host name")),
         ("route", {"function": "f", "path": "a"}, None, ("slash",)),
         ("route", {"function": "f", "path": "/", "methods": ["BREW"]}, "$.methods[0]", ("BREW",)),
         ("environment", {"module": {"sha256": SHA}, "image": "x"}, None, ("not both",)),
@@ -76,6 +79,13 @@ def test_a_refusal_names_the_field_and_says_what_is_right(
     assert verdict.field == field
     for word in words:
         assert word in verdict.message
+
+
+@pytest.mark.parametrize("payload", [{"x" * 1_000_000: 1}, {"kind": "x" * 1_000_000}])
+def test_what_is_said_of_a_huge_spec_is_small_enough_for_a_message(payload: object) -> None:
+    verdict = judge("function", "default", "f", msgspec.json.encode(payload))
+    assert isinstance(verdict, Rejected)
+    assert len(msgspec.json.encode(verdict)) < 10_000
 
 
 def test_a_value_that_may_be_private_is_not_repeated() -> None:
