@@ -14,7 +14,7 @@ from schemas import names
 from schemas.active import ActiveEnvironment
 from schemas.builds import ImageSource, Source, UploadSource
 from schemas.names import Name
-from schemas.specs import AnySpec, EnvironmentSpec, FunctionSpec, UnknownKindError, decode_spec
+from schemas.specs import KIB, AnySpec, EnvironmentSpec, FunctionSpec, UnknownKindError, decode_spec
 
 _WHERE: Final = re.compile(r"^(?P<what>.*) - at `(?P<path>[^`]*)`$", re.DOTALL)
 _KEY_WHERE: Final = re.compile(r"^(?P<what>.*) - at `key` in `(?P<path>[^`]*)`$", re.DOTALL)
@@ -22,6 +22,8 @@ _FIELD: Final = re.compile(
     r"^Object (?:contains unknown|missing required) field `(?P<name>.*)`$", re.DOTALL
 )
 _STEP: Final = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
+MAX_SPEC_BYTES: Final = 512 * KIB
+"""NATS takes messages of 1 MiB, and what is in force says more than the spec that led to it."""
 _QUOTED_CHARACTERS: Final = 60
 _MESSAGE_CHARACTERS: Final = 1000
 """An author's text may be quoted in what is said of it, and a spec can be 1 MiB."""
@@ -66,6 +68,8 @@ def _judge(kind: str, namespace: str, name: str, payload: bytes) -> AnySpec | Re
             msgspec.convert(text, Name)
         except msgspec.ValidationError:
             return Rejected(f"{_quote(text)} is no valid {word}: use {_ALPHABETS[_pattern(Name)]}")
+    if len(payload) > MAX_SPEC_BYTES:
+        return _too_large(len(payload))
     try:
         return decode_spec(kind, payload)
     except UnknownKindError as error:
@@ -100,6 +104,8 @@ def resolve(
         }
         merged = msgspec.structs.replace(spec, variables={**inherited, **spec.variables})
         revision = max(revision, environment.revision)
+        if (size := len(msgspec.json.encode(merged))) > MAX_SPEC_BYTES:
+            return _too_large(size, " together with its environment", field="$.variables")
     if source is None:
         return Rejected(
             f"the environment {spec.environment!r} has no module and no image, and the function"
@@ -107,6 +113,15 @@ def resolve(
             field="$.environment",
         )
     return Resolved(revision, merged, source)
+
+
+def _too_large(size: int, what: str = "", field: str | None = None) -> Rejected:
+    most = MAX_SPEC_BYTES // KIB
+    return Rejected(
+        f"the spec has {size // KIB} KiB{what}, and at most {most} are taken; give the function"
+        " large values with its requests",
+        field=field,
+    )
 
 
 def _source(spec: FunctionSpec | EnvironmentSpec, revision: int) -> Source | None:

@@ -88,6 +88,22 @@ def test_what_is_said_of_a_huge_spec_is_small_enough_for_a_message(payload: obje
     assert len(msgspec.json.encode(verdict)) < 10_000
 
 
+def test_what_no_message_could_put_in_force_is_refused() -> None:
+    large = {f"V{i}": "x" * 30_000 for i in range(15)}
+    spec = {"environment": "e", "variables": large}
+    taken = judge("function", "default", "f", msgspec.json.encode(spec))
+    assert isinstance(taken, FunctionSpec)
+    environment_too = environment(variables={name + "_": value for name, value in large.items()})
+    for verdict in (
+        judge(
+            "function", "default", "f", msgspec.json.encode(spec | {"arguments": ["x" * 99_000]})
+        ),
+        resolve(taken, 2, environment_too),
+    ):
+        assert isinstance(verdict, Rejected)
+        assert "512" in verdict.message
+
+
 def test_a_value_that_may_be_private_is_not_repeated() -> None:
     payload = {"environment": "e", "variables": {"A": "hush\0hush"}}
     verdict = judge("function", "default", "f", msgspec.json.encode(payload))
