@@ -122,6 +122,16 @@ def test_two_routes_that_collide_are_refused_by_name(platform: LocalPlatform) ->
     ok(platform, "route", "delete", "a")
 
 
+async def test_what_was_published_with_a_name_that_is_none_can_be_deleted(
+    platform: LocalPlatform,
+) -> None:
+    async with platform.nats() as client:
+        await client.bus.js.publish("wasmfn.specs.function.default.Odd_Name", b"{}")
+    assert "Odd_Name" in ok(platform, "fn", "list", "-o", "name")
+    ok(platform, "fn", "delete", "Odd_Name")
+    assert "Odd_Name" not in ok(platform, "fn", "list", "-o", "name")
+
+
 def test_every_listing_has_every_form(platform: LocalPlatform) -> None:
     ok(platform, "deploy", example("hello"), "--name", "listed")
     for kind in ("fn", "route"):

@@ -104,6 +104,7 @@ def test_help_lists_every_verb_and_the_exit_codes() -> None:
         (["fn", "list", "--nats", "::::"], 3, "no address of a NATS server"),
         (["apply", "-f", "/nonexistent"], 1, "cannot use /nonexistent"),
         (["secret", "delete", "db"], 4, "there is no secret db"),
+        (["fn", "delete", ""], 2, "Missing argument"),
     ],
 )
 def test_an_error_is_told_on_stderr_with_its_exit_code(

@@ -87,15 +87,16 @@ def add_list(group: click.Group, kind: str, header: Sequence[str], row: Row) -> 
 def add_delete(group: click.Group, kind: str) -> None:
     """Add the verb `delete`."""
 
-    @click.argument("names", type=NAME, nargs=-1)
-    @click.option("--name", "named", type=NAME, multiple=True, hidden=True)
+    # Any text: what was published without the CLI can have a name that is none.
+    @click.argument("names", nargs=-1)
+    @click.option("--name", "named", multiple=True, hidden=True)
     @click.option("--ignore-missing", is_flag=True, help="It is no error if there is none.")
     @with_session
     async def delete(
         session: Session, names: tuple[str, ...], named: tuple[str, ...], *, ignore_missing: bool
     ) -> None:
         keys = [Key(kind, session.namespace, name) for name in (*names, *named)]
-        if not keys:
+        if not all(key.name for key in keys) or not keys:
             raise click.UsageError("Missing argument 'NAMES...'.")
         async with session.connect() as client:
             for key in keys:
