@@ -11,6 +11,9 @@ from schemas.names import FileName, ImageReference, Sha256
 
 BuildState = Literal["queued", "building", "ready", "failed"]
 
+MAX_MODULE_MIB = 64
+"""The largest module that a builder takes unless it is set otherwise; clients upload no larger."""
+
 UPLOADS_BUCKET = "uploads"
 """Object store bucket: module bytes under their SHA-256, put there by any client."""
 MODULES_BUCKET = "modules"

@@ -22,7 +22,7 @@ from typing import Final
 import msgspec
 
 from schemas import subjects
-from schemas.builds import MODULES_BUCKET, UPLOADS_BUCKET
+from schemas.builds import MAX_MODULE_MIB, MODULES_BUCKET, UPLOADS_BUCKET
 from schemas.events import Event, LogLine
 from schemas.names import sha256_hex
 from schemas.specs import KINDS, AnySpec, Module, decode_spec
@@ -85,8 +85,13 @@ class Client:
         """Store a module's bytes, unless they are there already, and return how a spec names it.
 
         Raises:
-            RejectedError: the store takes no more.
+            RejectedError: it is larger than any builder takes, or the store takes no more.
         """
+        if len(data) > MAX_MODULE_MIB * MIB:
+            # What nobody can build would keep others from uploading for a day.
+            raise RejectedError(
+                f"{file_name} has {len(data) / MIB:.1f} MiB; at most {MAX_MODULE_MIB} MiB are taken"
+            )
         digest = sha256_hex(data)
         with access.translated():
             for bucket in _BUCKETS:

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from schemas.builds import MAX_MODULE_MIB
 from services.builder.compile import CompileLimits
 from services.builder.images.settings import ImageSettings
 
@@ -27,7 +28,7 @@ class BuilderSettings(ImageSettings, frozen=True, kw_only=True, forbid_unknown_f
     """How many builds run at once."""
     compile: CompileLimits = CompileLimits()
     """What one compilation may use."""
-    max_module_mib: Mib = 64
+    max_module_mib: Mib = MAX_MODULE_MIB
     max_memory_mib: Mib = 4096
     """Memory that a module may ask for at its start. What it gets is its function's limit."""
     give_up_s: Annotated[float, Meta(ge=0)] = 600.0

@@ -69,6 +69,12 @@ async def test_a_module_is_stored_under_its_digest_and_only_once(client: Client)
         await client.get_module("00" * 32)
 
 
+async def test_what_no_builder_takes_is_not_uploaded(client: Client) -> None:
+    with pytest.raises(RejectedError, match="huge.wasm has 65.0 MiB; at most 64 MiB are taken"):
+        await client.put_module(bytes(65 << 20), "huge.wasm")
+    assert (await client.bus.js.stream_info("OBJ_uploads")).state.messages == 0
+
+
 async def test_what_is_published_is_read_back_with_its_revision(client: Client) -> None:
     revision = await client.publish(SORT, SPEC)
     found = await client.get(SORT)
