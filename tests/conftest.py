@@ -18,6 +18,11 @@ from services.bus.connection import BusSettings
 settings.register_profile("wasmfn", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("wasmfn")
 
+# A shell without job control ignores Ctrl-C for what it starts in the background, and so would
+# the programs under test, which inherit it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 NATS_SERVER = Path(sys.executable).parent / "nats-server"
 
 
