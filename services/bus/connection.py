@@ -66,6 +66,7 @@ class Bus:
         self._up = asyncio.Event()
         self._over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._refused = asyncio.Event()
+        self._refusal = ""
         self._denials: dict[str, str] = {}
         self._listeners: set[Callable[[], None]] = set()
 
@@ -135,7 +136,7 @@ class Bus:
                 ends, timeout=settings.nats_wait_s, return_when=asyncio.FIRST_COMPLETED
             )
             if refused.done():
-                raise BusRefused(f"the connection of {self.name} to {self.url}", self.last_error)
+                raise BusRefused(f"the connection of {self.name} to {self.url}", self._refusal)
             if not connecting.done():
                 doing = f"connecting to {self.url}; start a server there, or set nats_url"
                 raise BusUnavailable(doing, settings.nats_wait_s, self.last_error)
@@ -211,6 +212,8 @@ class Bus:
         elif "authorization violation" in self.last_error.lower():
             if not self._refused.is_set():
                 log.error("NATS does not accept our credentials", extra={"url": self.url})
+            # Kept apart: the server closes the connection, which is an error of its own.
+            self._refusal = self.last_error
             self._refused.set()
         elif isinstance(error, (OSError, TimeoutError, nats.errors.UnexpectedEOF)):
             # Told once, by _disconnected: each further attempt would repeat it.
