@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from tests.cluster import lab
-from tests.cluster.lab import base
+from tests.cluster.lab import supplies
 
 NAMESPACE = "wasmfn-functions"
 MANIFESTS = Path(__file__).parents[2] / "manifests/base"
@@ -13,8 +13,8 @@ MANIFESTS = Path(__file__).parents[2] / "manifests/base"
 
 def image() -> str:
     """Build the keeper's image, and return the name that it can be pulled by."""
-    base.make()
-    return next(name for name in base.push_project() if "/keeper:" in name)
+    supplies.make()
+    return next(name for name in supplies.push_project() if "/keeper:" in name)
 
 
 def put_keys(name: str, control: str, artifact: str) -> None:
@@ -25,6 +25,7 @@ def put_keys(name: str, control: str, artifact: str) -> None:
         "metadata": {"name": name, "namespace": NAMESPACE},
         "data": {"control.pub": control, "artifact.pub": artifact},
     }
+    lab.kubectl("apply", "-f", MANIFESTS / "namespaces.yaml")
     lab.kubectl("apply", "-f", "-", stdin=json.dumps(keys).encode())
 
 

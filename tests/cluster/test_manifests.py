@@ -15,7 +15,7 @@ import pytest
 
 from services.bus.permissions import SERVICES
 from tests.cluster import lab
-from tests.cluster.lab import base
+from tests.cluster.lab import supplies
 from tests.cluster.lab.commands import CommandError
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -45,7 +45,7 @@ def wasmfn(*words: str | Path, within_s: float = 300) -> str:
 
 @pytest.fixture(scope="module")
 def installed(cluster: None) -> Iterator[None]:
-    base.push_project()
+    supplies.push_project()
     wasmfn("install", "--overlay", "lab", "--timeout", "240")
     yield
     wasmfn("uninstall", "--overlay", "lab", "--yes")

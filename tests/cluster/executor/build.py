@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tests.cluster import lab
-from tests.cluster.lab import base, paths
+from tests.cluster.lab import paths, supplies
 from tests.cluster.lab.commands import lock, run
 from tests.cluster.lab.containerd import BUSYBOX_IMAGE
 
@@ -51,7 +51,7 @@ def executor() -> str:
 
 def fetch() -> str:
     """Return the name to pull the fetching image by."""
-    base.make()
+    supplies.make()
     with lock(paths.ROOT / "executor.lock"), tempfile.TemporaryDirectory() as scratch:
         context = Path(scratch)
         for name in _FETCHES:
@@ -59,7 +59,7 @@ def fetch() -> str:
             shutil.copy2(_CHECKOUT / name, context / "app" / name)
         (context / "Dockerfile").write_text(_FETCH)
         tag = f"lab/fetch:{_version(_CHECKOUT / name for name in _FETCHES)}"
-        lab.build_image(context, tag, arguments={"BASE": base.IMAGE})
+        lab.build_image(context, tag, arguments={"BASE": supplies.IMAGE})
         return lab.push_image(tag)
 
 

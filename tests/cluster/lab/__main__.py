@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.cluster.lab import (
-    base,
     containerd,
     images,
     install,
@@ -17,6 +16,7 @@ from tests.cluster.lab import (
     node,
     paths,
     process,
+    supplies,
     tiers,
 )
 
@@ -73,8 +73,8 @@ def _become(*command: str | Path) -> None:
 
 
 def _project_images(_: argparse.Namespace) -> None:
-    _timed("base image and wheels", base.make)
-    for name in base.push_project():
+    _timed("base image and wheels", supplies.make)
+    for name in supplies.push_project():
         _say(name)
 
 
