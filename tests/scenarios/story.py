@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from schemas.events import Event
 from wasmfn.client import Client
 
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 
 
 class Story:

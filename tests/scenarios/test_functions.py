@@ -2,36 +2,18 @@
 
 import asyncio
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
-import msgspec
 import pytest
 
 from schemas.specs import FunctionSpec, Limits, Module, RouteSpec
+from tests.scenarios.caller import EXAMPLES, bytes_of, deploy, endpoints, example, post
+from tests.scenarios.load import Load
 from tests.scenarios.platforms.protocol import Platform
 from tests.scenarios.story import Story
 from wasmfn.client import Key
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-def example(name: str) -> str:
-    return str(EXAMPLES / name / f"{name}.wasm")
-
-
-def bytes_of(name: str) -> bytes:
-    return Path(example(name)).read_bytes()
-
-
-def deploy(platform: Platform, example_name: str, name: str, *options: str) -> None:
-    done = platform.cli("deploy", example(example_name), "--name", name, *options)
-    assert done.returncode == 0, done.stderr.decode()
-
-
-async def post(platform: Platform, path: str, **body: object) -> httpx.Response:
-    async with httpx.AsyncClient() as http:
-        return await http.post(platform.http + path, json=body, timeout=60)
 
 
 async def test_a_client_of_upstream_gets_upstreams_json(platform: Platform) -> None:
@@ -81,16 +63,7 @@ async def test_the_event_log_tells_a_deployment_in_order(platform: Platform) -> 
 
 async def test_an_update_rolls_out_without_a_failed_request(platform: Platform) -> None:
     deploy(platform, "sort", "rolling")
-    answers: list[tuple[int, str]] = []
-    rolled = asyncio.Event()
-
-    async def load(http: httpx.AsyncClient) -> None:
-        while not rolled.is_set():
-            answer = await http.post(f"{platform.http}/rolling", json={"args": ["1"]})
-            answers.append((answer.status_code, answer.json()["output"][0]))
-
-    async with httpx.AsyncClient(timeout=60) as http, platform.nats() as client:
-        clients = [asyncio.create_task(load(http)) for _ in range(8)]
+    async with Load(platform, "/rolling", 8, args=["1"]) as load, platform.nats() as client:
         for module in ("hello", "sort", "hello"):
             story = Story(client, "rolling")
             done = await asyncio.to_thread(
@@ -98,11 +71,10 @@ async def test_an_update_rolls_out_without_a_failed_request(platform: Platform) 
             )
             assert done.returncode == 0, done.stderr.decode()
             await story.until("endpoint-withdrawn")
-        rolled.set()
-        await asyncio.gather(*clients)
-    assert {status for status, _ in answers} == {200}
-    assert {output for _, output in answers} == {"1", "hello, 1"}
-    assert answers[-1][1] == "hello, 1"
+    assert load.failed == []
+    outputs = [answer.json()["output"][0] for answer in load.answers]
+    assert set(outputs) == {"1", "hello, 1"}
+    assert outputs[-1] == "hello, 1"
 
 
 async def test_a_bad_spec_is_told_by_field_and_the_last_good_one_serves(
@@ -167,7 +139,7 @@ async def test_a_deleted_function_is_gone_and_its_route_says_so(platform: Platfo
     assert platform.cli("route", "delete", "leaving").returncode == 0
     async with platform.nats() as client:
         assert await client.find(Key("function", "default", "leaving")) is None
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (await post(platform, "/leaving")).status_code != 404:
             pass
 
@@ -220,42 +192,24 @@ async def test_a_call_past_its_time_is_504_and_the_next_one_is_served(
     else:
         # Stuck in a host call, its process can only be killed; a client is told to come again.
         assert late.status_code in (502, 504)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (quick := await post(platform, "/late-sleepy", args=["0.01"])).status_code == 503:
                 assert "retry-after" in quick.headers
         assert quick.json()["output"] == ["slept 0.01 s"]
 
 
-async def test_a_killed_keeper_is_replaced_and_nothing_internal_shows(platform: Platform) -> None:
-    deploy(platform, "hello", "survivor")
-    statuses: set[int] = set()
-    seen: list[httpx.Response] = []
-    over = asyncio.Event()
-
-    async def load(http: httpx.AsyncClient) -> None:
-        while not over.is_set():
-            answer = await http.post(f"{platform.http}/survivor", json={})
-            statuses.add(answer.status_code)
-            if answer.status_code != 200 and len(seen) < 50:
-                seen.append(answer)
-
-    async with httpx.AsyncClient(timeout=60) as http, platform.nats() as client:
-        clients = [asyncio.create_task(load(http)) for _ in range(4)]
-        story = Story(client, "survivor")
-        for uid in platform.keepers():
-            platform.kill(uid)
-        await story.until("instance-loaded")
-        over.set()
-        await asyncio.gather(*clients)
-        after = await http.post(f"{platform.http}/survivor", json={})
-        assert after.status_code == 200
-        seen.append(after)
-    # A call that was running in the killed keeper may fail; it says so in the router's words.
-    assert statuses <= {200, 502, 503}
-    for answer in seen:
-        names = {name for name in answer.headers if name.startswith("x-wasmfn")}
-        assert names <= {"x-wasmfn-run-ms"}
-        assert "127.0.0.1" not in answer.text
+async def test_what_a_function_writes_to_stderr_is_in_its_logs(platform: Platform) -> None:
+    deploy(platform, "stderr", "talker")
+    async with platform.nats() as client:
+        begin = datetime.now(UTC) - timedelta(minutes=10)
+        assert (await post(platform, "/talker", args=["a word"])).status_code == 200
+        async with asyncio.timeout(60):
+            async for entry in client.logs("default", "talker", begin, follow=True):
+                if "err: a word" in entry.text:
+                    break
+    read = platform.cli("fn", "logs", "talker")
+    assert b"err: a word" in read.stdout
+    assert b"out: a word" not in read.stdout
 
 
 async def test_instance_tokens_and_421_never_leave_the_platform(platform: Platform) -> None:
@@ -271,8 +225,7 @@ async def test_instance_tokens_and_421_never_leave_the_platform(platform: Platfo
         )
     assert {answer.status_code for answer in answers} == {200}
     async with platform.nats() as client:
-        endpoints = await client._snapshot("ENDPOINTS", "wasmfn.endpoints.default.private.*")
-    tokens = [msgspec.json.decode(entry.payload)["token"] for entry in endpoints]
+        tokens = [one.token for one in await endpoints(client, "private")]
     assert tokens
     for answer in answers:
         text = answer.text + str(answer.headers)
@@ -298,7 +251,7 @@ async def test_a_route_may_come_before_its_function(platform: Platform) -> None:
     async with platform.nats() as client:
         route = Key("route", "default", "early")
         spec = RouteSpec(function="later", path="/early")
-        await client.wait_active({route: await client.publish(route, spec)}, 20, or_waiting=True)
+        await client.wait_active({route: await client.publish(route, spec)}, 60, or_waiting=True)
         early = await post(platform, "/early")
         assert early.status_code == 503
         module = Module((await client.put_module(bytes_of("hello"), "x")).sha256)
@@ -306,5 +259,5 @@ async def test_a_route_may_come_before_its_function(platform: Platform) -> None:
         revision = await client.publish(
             function, FunctionSpec(module=module, limits=Limits(timeout_s=5))
         )
-        await client.wait_active({function: revision}, 20)
+        await client.wait_active({function: revision}, 60)
     assert (await post(platform, "/early")).status_code == 200

@@ -1,4 +1,4 @@
-"""An image registry on the node's loopback address; what is pushed to it stays in the cache."""
+"""An image registry on the node; what is pushed to it stays in the cache."""
 
 from pathlib import Path
 
@@ -7,12 +7,15 @@ import httpx
 from tests.cluster.lab import node, paths
 from tests.cluster.lab.commands import wait_until
 
-NAME = "127.0.0.1:5000"
+PORT = 5000
+NAME = f"127.0.0.1:{PORT}"
+NAME_IN_PODS = f"{node.ADDRESS}:{PORT}"
+"""The same registry: a pod's loopback address is its own."""
 
 _CONFIG = """
 version: 0.1
 storage: {{filesystem: {{rootdirectory: "{data}"}}, delete: {{enabled: true}}}}
-http: {{addr: "{name}"}}
+http: {{addr: ":{port}"}}
 log: {{level: warn}}
 """
 
@@ -26,7 +29,7 @@ server = "http://{name}"
 def up() -> None:
     paths.CONFIG.mkdir(parents=True, exist_ok=True)
     config = paths.CONFIG / "registry.yaml"
-    config.write_text(_CONFIG.format(data=paths.REGISTRY, name=NAME))
+    config.write_text(_CONFIG.format(data=paths.REGISTRY, port=PORT))
     node.start("registry", "docker-registry", "serve", config)
     wait_until("the registry answers", _answers, within_s=10)
 
@@ -34,8 +37,9 @@ def up() -> None:
 def write_hosts() -> Path:
     """Tell containerd to speak plain HTTP to the registry; return the directory that says so."""
     directory = paths.CONFIG / "registries"
-    (directory / NAME).mkdir(parents=True)
-    (directory / NAME / "hosts.toml").write_text(_HOSTS.format(name=NAME))
+    for name in (NAME, NAME_IN_PODS):
+        (directory / name).mkdir(parents=True)
+        (directory / name / "hosts.toml").write_text(_HOSTS.format(name=name))
     return directory
 
 

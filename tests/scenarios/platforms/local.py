@@ -69,6 +69,9 @@ class LocalPlatform:
     def http(self) -> str:
         return f"http://{self._address}"
 
+    def reachable(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
     @contextlib.asynccontextmanager
     async def nats(self) -> AsyncIterator[Client]:
         async with connect(find_platform(data=self.data, environ={})) as client:
@@ -89,12 +92,18 @@ class LocalPlatform:
         return [pod.uid for pod in self._pods()]
 
     def kill(self, uid: str) -> None:
-        (pod,) = (pod for pod in self._pods() if pod.uid == uid)
-        os.kill(pod.pid, signal.SIGKILL)
+        self._signal(uid, signal.SIGKILL)
+
+    def evict(self, uid: str) -> None:
+        self._signal(uid, signal.SIGTERM)
 
     def restart(self) -> None:
         assert self.stop() == 0
         self.start()
+
+    def _signal(self, uid: str, number: signal.Signals) -> None:
+        (pod,) = (pod for pod in self._pods() if pod.uid == uid)
+        os.kill(pod.pid, number)
 
     def _pods(self) -> list[LocalPod]:
         pods = []

@@ -1,7 +1,7 @@
 """What a scenario may do to a platform: speak HTTP and NATS, use the CLI, and break things."""
 
 import subprocess
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Protocol
 
 from wasmfn.client import Client
@@ -14,6 +14,9 @@ class Platform(Protocol):
     def http(self) -> str:
         """Base URL of the router."""
 
+    def reachable(self) -> AbstractContextManager[None]:
+        """Put the calling thread, and those it starts, where `http` can be reached from."""
+
     def nats(self) -> AbstractAsyncContextManager[Client]:
         """Connect to its bus."""
 
@@ -25,6 +28,9 @@ class Platform(Protocol):
 
     def kill(self, uid: str) -> None:
         """Kill a keeper and all that runs in it, at once and without a word."""
+
+    def evict(self, uid: str) -> None:
+        """Tell a keeper to end in order, without a word to the scheduler."""
 
     def restart(self) -> None:
         """Stop the whole platform in order and start it again on the same data."""
