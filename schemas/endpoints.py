@@ -11,6 +11,10 @@ class Endpoint(msgspec.Struct, frozen=True):
     A router uses it only while its pod is not known dead. `token` goes with
     every request in `x-wasmfn-instance`: whoever listens at the address by
     then and is not this instance answers 421 and runs nothing.
+
+    Without a token it is a pod with an image of its own (`executor:
+    deployment`), which checks nothing: no header is sent, and a 421 is the
+    image's own answer.
     """
 
     namespace: str

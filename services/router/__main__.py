@@ -73,7 +73,7 @@ async def main(process: Process, settings: RouterSettings) -> None:
         complete = asyncio.Event()
         progress = Progress()
         sync.start(process, bus, slots, complete.set, progress.applied)
-        process.start(report(bus, router, slots, progress), "activity")
+        process.start(report(bus, router, slots, metrics, progress), "activity")
         process.start(bus.watch(), "bus")
         await settle(bus.nc)
         app = Invocations(slots, pool, limits, metrics, events.emit, trusted)

@@ -2,7 +2,9 @@
 
 Functions scale up by the first; by the second the scheduler knows when every
 router serves what it put in force, and only then calls it active. So a report
-goes out each second, and at once when something in force was applied.
+goes out each second, and at once when something in force was applied. What was
+answered since the last one is in it as well: nobody can be asked whether an
+image of its own (`executor: deployment`) is idle.
 
 A report is a hint and may be lost. While NATS is away none is sent, so that no
 old ones pile up for its return.
@@ -11,6 +13,8 @@ old ones pile up for its return.
 import asyncio
 import contextlib
 import logging
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import msgspec
 import nats.errors
@@ -18,7 +22,9 @@ import nats.errors
 from schemas import subjects
 from schemas.control import Activity, FunctionActivity
 from services.bus.connection import Bus
+from services.router.metrics import NOBODY, Metrics
 from services.router.slots import Slots
+from services.router.table import Key
 
 log = logging.getLogger(__name__)
 
@@ -41,22 +47,37 @@ class Progress:
             self.news.set()
 
 
-def read_activity(router: str, slots: Slots, sequence: int = 0) -> Activity:
+def read_activity(
+    router: str, slots: Slots, sequence: int = 0, served: Mapping[Key, int] = MappingProxyType({})
+) -> Activity:
     """Return what this router has at this moment; functions without any are left out."""
     parked = dict(slots.lot.functions())
     return Activity(
         router,
         [
-            FunctionActivity(*key, slots.in_flight.get(key, 0), parked.get(key, 0))
-            for key in dict.fromkeys((*slots.in_flight, *parked))
+            FunctionActivity(
+                *key, slots.in_flight.get(key, 0), parked.get(key, 0), served.get(key, 0)
+            )
+            for key in dict.fromkeys((*slots.in_flight, *parked, *served))
         ],
         sequence,
     )
 
 
-async def report(bus: Bus, router: str, slots: Slots, progress: Progress) -> None:
+def served_since(before: Mapping[Key, int], now: Mapping[Key, int]) -> dict[Key, int]:
+    """Return how many answers each function has given that has given any."""
+    return {
+        function: count - before.get(function, 0)
+        for function, count in now.items()
+        # Fewer: it was deleted and is there again.
+        if count > before.get(function, 0) and function != NOBODY
+    }
+
+
+async def report(bus: Bus, router: str, slots: Slots, metrics: Metrics, progress: Progress) -> None:
     """Publish the activity each second and with each progress, for ever."""
     subject = subjects.ACTIVITY.subject(router=router)
+    before: dict[Key, int] = {}
     while True:
         await asyncio.sleep(_GAP_S)
         with contextlib.suppress(TimeoutError):
@@ -65,8 +86,11 @@ async def report(bus: Bus, router: str, slots: Slots, progress: Progress) -> Non
         progress.news.clear()
         if not bus.connected:
             continue
-        activity = read_activity(router, slots, progress.sequence)
+        answers = metrics.answers()
+        activity = read_activity(router, slots, progress.sequence, served_since(before, answers))
         try:
             await bus.nc.publish(subject, msgspec.json.encode(activity))
         except nats.errors.Error as error:
             log.warning("the activity was not reported: %s", error)
+        else:
+            before = answers

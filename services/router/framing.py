@@ -200,9 +200,12 @@ def request_head(
 def with_token(head: bytes, token: str, *, ask: bool = False) -> bytes:
     """Return a complete request head for the instance that `token` names.
 
-    With `ask` the instance says whether it takes the request before the body is sent.
+    An empty token is not sent. With `ask` the instance says whether it takes the
+    request before the body is sent.
     """
     expect = b"expect: 100-continue\r\n" if ask else b""
+    if not token:
+        return b"%b%b\r\n" % (head, expect)
     return b"%b%b%b: %b\r\n\r\n" % (head, expect, _INSTANCE, token.encode("ascii"))
 
 

@@ -59,6 +59,10 @@ class Metrics:
         """Drop the counts of a function that does not exist any more."""
         self._series.pop(function, None)
 
+    def answers(self) -> dict[Key, int]:
+        """Return how many answers each function has given."""
+        return {function: sum(series.classes) for function, series in self._series.items()}
+
     def families(self) -> Iterator[Metric]:
         """Yield the counts in the form of prometheus_client."""
         requests = CounterMetricFamily(

@@ -258,6 +258,29 @@ async def test_busy_is_tried_elsewhere_and_then_again(gate: Gate) -> None:
     assert [d.reason for d in gate.demands] == ["saturated"]
 
 
+async def test_an_image_of_its_own_gets_no_token_and_its_421_is_its_own_answer(gate: Gate) -> None:
+    async def handler(call: Call) -> None:
+        head = "421 Misdirected Request\r\nx-wasmfn-reason: wrong-instance"
+        await call.answer(b"mine", head)
+
+    instance = await gate.instance(handler, token="")
+    for _ in range(2):
+        response = await gate.request("GET", "/f", None, {"x-wasmfn-instance": "evil"})
+        assert (response.status, response.body) == (421, b"mine")
+    assert "x-wasmfn-instance" not in instance.calls[0].header
+    assert gate.metrics.retries == 0
+    assert not gate.events
+
+
+async def test_what_an_image_of_its_own_may_have_run_is_not_sent_again(gate: Gate) -> None:
+    async def handler(call: Call) -> None:
+        call.peer.close()
+
+    instances = [await gate.instance(handler, token="") for _ in range(2)]
+    assert (await gate.request("GET", "/f")).status == 502
+    assert sum(len(instance.calls) for instance in instances) == 1
+
+
 async def test_a_421_of_the_function_itself_is_an_ordinary_answer(gate: Gate) -> None:
     async def handler(call: Call) -> None:
         await call.answer(b"mine", "421 Misdirected Request")
