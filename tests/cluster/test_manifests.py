@@ -15,6 +15,7 @@ import pytest
 
 from services.bus.permissions import SERVICES
 from tests.cluster import lab
+from tests.cluster.executor import build as executor
 from tests.cluster.lab import supplies
 from tests.cluster.lab.commands import CommandError
 
@@ -46,6 +47,7 @@ def wasmfn(*words: str | Path, within_s: float = 300) -> str:
 @pytest.fixture(scope="module")
 def installed(cluster: None) -> Iterator[None]:
     supplies.push_project()
+    executor.executor()
     wasmfn("install", "--overlay", "lab", "--timeout", "240")
     yield
     wasmfn("uninstall", "--overlay", "lab", "--yes")
@@ -160,4 +162,4 @@ def test_a_token_is_in_no_pod_that_does_not_need_one(installed: None) -> None:
             if "serviceaccount" in mount["mountPath"]
         ]
         name = pod["metadata"]["labels"]["app.kubernetes.io/name"]
-        assert bool(mounted) is (name in ("scheduler", "keys")), name
+        assert bool(mounted) is (name in ("scheduler", "builder", "keys")), name
