@@ -64,6 +64,15 @@ ImageReference = Annotated[
     ),
 ]
 
+Subject = Annotated[
+    str,
+    Meta(
+        pattern=r"^[!-~]+" + END,
+        max_length=255,
+        description="A NATS subject: words separated by dots, such as `shop.orders`.",
+    ),
+]
+
 DEFAULT_NAMESPACE: Final = "default"
 
 

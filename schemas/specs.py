@@ -15,11 +15,13 @@ import msgspec
 from msgspec import Meta
 
 from schemas.names import (
+    END,
     FileName,
     HostName,
     ImageReference,
     Name,
     Sha256,
+    Subject,
     VariableName,
     VariableValue,
 )
@@ -33,7 +35,15 @@ Interface = Literal["args", "stdin", "wagi", "http"]
 Isolation = Literal["process", "pod"]
 """`process`: a locked-in process in a shared keeper. `pod`: a keeper of its own."""
 
+Executor = Literal["keeper", "deployment"]
+"""Who runs it. `keeper`: its module is loaded by a keeper. `deployment`: its image, which answers
+HTTP by itself, runs as a Kubernetes Deployment of its own."""
+
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+
+
+StatusPattern = Annotated[str, Meta(pattern=r"^[1-5](xx|[0-9][0-9])" + END)]
+"""An HTTP status, or a class of them such as `4xx`."""
 
 
 class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
@@ -86,6 +96,66 @@ class Scaling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
 
 
+class Destination(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where an outcome goes: to a function of the same namespace, or to a NATS subject."""
+
+    function: Name | None = None
+    subject: Subject | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse none, both, or a subject that is not a user's."""
+        if (self.function is None) == (self.subject is None):
+            raise ValueError("give either `function` or `subject`")
+        if self.subject is not None:
+            check_subject(self.subject, wildcards=False)
+
+
+class Retry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How often, when, and after which answers an asynchronous invocation is tried again.
+
+    The pause before attempt n + 1 is `first_delay_s` times 2 to the power of n - 1, at most
+    `max_delay_s`, less a random part of it up to `jitter`.
+    """
+
+    attempts: Annotated[int, Meta(ge=1, le=100)] = 5
+    first_delay_s: Annotated[float, Meta(ge=0, le=24 * 3600)] = 1.0
+    max_delay_s: Annotated[float, Meta(ge=0, le=24 * 3600)] = 300.0
+    jitter: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    final: Annotated[tuple[StatusPattern, ...], Meta(max_length=32)] = ("4xx",)
+    """Statuses after which it is not tried again: `404`, or a class such as `4xx`. A class leaves
+    out 408, 425 and 429, which say themselves that a later attempt may succeed."""
+
+
+class Asynchronous(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What becomes of invocations that nobody waits for."""
+
+    retry: Retry = Retry()
+    concurrency: Annotated[int, Meta(ge=1, le=1000)] = 16
+    """How many are running or waiting for their next attempt; the others stay in the queue."""
+    result_ttl_s: Annotated[float, Meta(ge=1, le=30 * 24 * 3600)] = 3600.0
+    """How long a result can be read, and an idempotency key counts, after the invocation ended."""
+    on_success: Destination | None = None
+    on_failure: Destination | None = None
+
+
+class Container(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How an image of its own runs (`executor: deployment`)."""
+
+    port: Annotated[int, Meta(ge=1, le=65535)] = 10086
+    """Where it answers HTTP; it is told so in the variable `PORT`, unless that is given."""
+    runtime_class: Name | None = None
+    """The RuntimeClass of its pods, such as `wasm`; without one, the nodes' ordinary runtime."""
+    command: Annotated[tuple[VariableValue, ...], Meta(max_length=1024)] = ()
+    """What is run instead of the image's own entrypoint."""
+    user: Annotated[int, Meta(ge=1, le=2**31 - 1)] = 65532
+    """The user id that it runs as. Never root."""
+    cpu: Annotated[float, Meta(ge=0.001, le=256)] = 1.0
+    """Cores that one pod may use. Its memory is `limits.memory_mib`."""
+    pull: Literal["Always", "IfNotPresent", "Never"] | None = None
+    """When a node fetches the image. By default as Kubernetes does: always if it is tagged
+    `latest` or not at all, else if the node lacks it."""
+
+
 class EnvironmentSpec(Spec, frozen=True, tag="environment"):
     """A module or image with variables that functions can share."""
 
@@ -115,6 +185,7 @@ class FunctionSpec(Spec, frozen=True, tag="function"):
     limits: Limits = Limits()
     scaling: Scaling = Scaling()
     isolation: Isolation = "process"
+    asynchronous: Asynchronous = Asynchronous()
 
     def __post_init__(self) -> None:
         """Refuse a function that says nothing, or two things, about its code."""
@@ -154,6 +225,8 @@ class RouteSpec(Spec, frozen=True, tag="route"):
         pattern = self.path if self.path is not None else self.prefix
         if pattern is not None:
             check_path_pattern(pattern, parameters=self.path is not None)
+            if f"{pattern}/".startswith("/.wasmfn/"):
+                raise ValueError(f"path {pattern!r} is the platform's own: use one beside /.wasmfn")
         if len(set(self.methods)) != len(self.methods):
             raise ValueError("`methods` names a method twice")
 
@@ -186,6 +259,27 @@ def check_path_pattern(pattern: str, *, parameters: bool) -> None:
             if name in names:
                 raise ValueError(f"path {pattern!r} names parameter {name!r} twice")
             names.add(name)
+
+
+def check_subject(subject: str, *, wildcards: bool) -> None:
+    """Raise ValueError, in words for its author, if a user may not speak on `subject`.
+
+    What begins with `wasmfn`, `_INBOX` or `$` is the platform's and NATS's own,
+    and a wildcard in the first place would reach all of it.
+    """
+    tokens = subject.split(".")
+    if "" in tokens:
+        raise ValueError(f"subject {subject!r} has an empty token; tokens are separated by one dot")
+    first = tokens[0]
+    if first == "wasmfn" or first.startswith(("_INBOX", "$")) or first in ("*", ">"):
+        raise ValueError(
+            f"subject {subject!r} would reach what is not a user's; begin it with a word of your"
+            " own, such as `shop.orders`"
+        )
+    if not wildcards and {"*", ">"} & set(tokens):
+        raise ValueError(f"subject {subject!r} has a wildcard, and nothing can be published there")
+    if ">" in tokens[:-1]:
+        raise ValueError(f"subject {subject!r}: `>` stands for all that follows, so it is the last")
 
 
 AnySpec = EnvironmentSpec | FunctionSpec | RouteSpec

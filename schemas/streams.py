@@ -12,7 +12,18 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from schemas import active, builds, control, endpoints, events, pods, specs, status, subjects
+from schemas import (
+    active,
+    builds,
+    control,
+    endpoints,
+    events,
+    invocations,
+    pods,
+    specs,
+    status,
+    subjects,
+)
 
 DAY_S: Final = 24 * 3600.0
 MIB: Final = 1024 * 1024
@@ -41,6 +52,12 @@ class Stream(msgspec.Struct, frozen=True):
     discard: Literal["new", "old"] = "new"
     allow_msg_ttl: bool = True
     duplicate_window_s: float = 120.0
+    retention: Literal["limits", "workqueue"] = "limits"
+    """`workqueue`: a message is gone once a consumer has acknowledged it."""
+    discard_new_per_subject: bool = False
+    """A subject that has its `max_msgs_per_subject` takes no more, instead of losing the oldest."""
+    producers: tuple[str, ...] = ()
+    """Who else writes: a queue has several, since no two write the same message."""
 
     @property
     def subjects(self) -> tuple[str, ...]:
@@ -156,7 +173,55 @@ LEASES: Final = Stream(
     max_bytes=1 * MIB,
 )
 
-STREAMS: Final = (SPECS, ACTIVE, STATUS, BUILDS, PODS, ENDPOINTS, EVENTS, LOGS, LEASES)
+INVOCATIONS: Final = Stream(
+    name="INVOCATIONS",
+    template=subjects.INVOCATIONS,
+    message=invocations.Invocation,
+    description="The queue of accepted asynchronous invocations, one consumer for each function."
+    " What is in it is accepted; it leaves when its result or its dead letter is stored.",
+    writer="router",
+    readers=("router",),
+    max_msgs_per_subject=1,
+    max_bytes=256 * MIB,
+    retention="workqueue",
+    discard_new_per_subject=True,
+    producers=("scheduler",),
+)
+RESULTS: Final = Stream(
+    name="RESULTS",
+    template=subjects.RESULTS,
+    message=invocations.Result,
+    description="How far each asynchronous invocation is, and its answer. Each message expires.",
+    writer="router",
+    readers=("router", "people"),
+    max_msgs_per_subject=1,
+    max_bytes=256 * MIB,
+)
+DEAD: Final = Stream(
+    name="DEAD",
+    template=subjects.DEAD,
+    message=invocations.DeadLetter,
+    description="Asynchronous invocations that are not tried again, kept until somebody decides.",
+    writer="router",
+    readers=("router", "people"),
+    max_msgs_per_subject=1,
+    max_bytes=256 * MIB,
+)
+
+STREAMS: Final = (
+    SPECS,
+    ACTIVE,
+    STATUS,
+    BUILDS,
+    PODS,
+    ENDPOINTS,
+    EVENTS,
+    LOGS,
+    LEASES,
+    INVOCATIONS,
+    RESULTS,
+    DEAD,
+)
 
 CHANNELS: Final = (
     Channel(
@@ -184,5 +249,14 @@ CHANNELS: Final = (
         description="The scheduler asks for a build, or how far it is.",
         writer="scheduler",
         readers=("builder",),
+    ),
+    Channel(
+        name="redrive",
+        template=subjects.DEAD_REQUESTS,
+        message=invocations.DeadRequest,
+        reply=invocations.DeadReply,
+        description="A person sends a dead letter back to the queue, or throws it away.",
+        writer="people",
+        readers=("router",),
     ),
 )

@@ -92,6 +92,9 @@ ENDPOINTS: Final = Template("wasmfn.endpoints.{namespace}.{function}.{instance}"
 EVENTS: Final = Template("wasmfn.events.{service}.{namespace}.{kind}.{name}.{what}")
 LOGS: Final = Template("wasmfn.logs.{namespace}.{function}")
 LEASES: Final = Template("wasmfn.leases.{name}")
+INVOCATIONS: Final = Template("wasmfn.invocations.{namespace}.{function}.{id}")
+RESULTS: Final = Template("wasmfn.results.{namespace}.{function}.{id}")
+DEAD: Final = Template("wasmfn.dead.{namespace}.{function}.{id}")
 
 DEMAND: Final = Template("wasmfn.demand.{namespace}.{function}")
 """Core request/reply: a router asks the leading scheduler for an endpoint."""
@@ -99,3 +102,5 @@ ACTIVITY: Final = Template("wasmfn.activity.{router}")
 """Core publish: what a router has in flight and parked, and how far it has read ACTIVE."""
 BUILD_REQUESTS: Final = Template("wasmfn.build")
 """Core request/reply, queue group `builder`: the scheduler asks for a build."""
+DEAD_REQUESTS: Final = Template("wasmfn.redrive.{namespace}.{function}")
+"""Core request/reply, queue group `router`: people say what becomes of a dead letter."""

@@ -74,6 +74,10 @@ def _about_streams(user: str) -> Iterator[str]:
             yield _written(user, stream.template, stream.writer)
         if _reads(user, stream):
             yield from _reading(stream.name)
+            if stream.retention == "workqueue":
+                # Its consumers are durable, shared and acknowledge.
+                yield f"$JS.API.CONSUMER.LIST.{stream.name}"
+                yield f"$JS.ACK.{stream.name}.>"
     names = [stream.name for stream in STREAMS] + [f"OBJ_{bucket.name}" for bucket in BUCKETS]
     if user == STREAM_MAKER:
         for verb in ("INFO", "CREATE", "UPDATE"):
@@ -97,6 +101,8 @@ def _in_buckets(user: str) -> Iterator[str]:
 def _writes(user: str, what: Stream | Bucket) -> bool:
     if what.writer == _EACH:
         return user in SERVICES
+    if isinstance(what, Stream) and user in what.producers:
+        return True
     return user == (PEOPLE if what.writer == _ANYONE else what.writer)
 
 

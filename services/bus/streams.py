@@ -131,6 +131,8 @@ def _stream_config(stream: Stream) -> api.StreamConfig:
         max_bytes=stream.max_bytes,
         max_age=stream.max_age_s,
         discard=api.DiscardPolicy(stream.discard),
+        retention=api.RetentionPolicy(stream.retention),
+        discard_new_per_subject=stream.discard_new_per_subject,
         duplicate_window=stream.duplicate_window_s,
         storage=api.StorageType.FILE,
         # A tombstone replaces every older revision of its subject, then expires.

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from schemas.specs import (
     KINDS,
+    Destination,
     FunctionSpec,
     RouteSpec,
     UnknownKindError,
     check_path_pattern,
+    check_subject,
     decode_spec,
 )
 
@@ -115,3 +117,29 @@ def test_specs_survive_the_wire_unchanged() -> None:
         RouteSpec(function="f", path="/a/{b}", methods=("PUT",), host="example.org"),
     ):
         assert decode_spec(spec.__struct_config__.tag, msgspec.json.encode(spec)) == spec
+
+
+@pytest.mark.parametrize("path", ["/.wasmfn", "/.wasmfn/", "/.wasmfn/invocations"])
+def test_no_route_can_be_made_where_the_platform_answers(path: str) -> None:
+    for field in ("path", "prefix"):
+        with pytest.raises(ValueError, match="the platform's own"):
+            RouteSpec(function="f", **{field: path})
+    RouteSpec(function="f", path="/.wasmfn-shop")
+
+
+@pytest.mark.parametrize(
+    "subject",
+    ["wasmfn.specs.function.default.f", "$JS.API.INFO", "_INBOX.x", "_INBOX_router.x", "*.a", ">"],
+)
+def test_no_spec_reaches_subjects_of_the_platform(subject: str) -> None:
+    for wildcards in (True, False):
+        with pytest.raises(ValueError, match="not a user's"):
+            check_subject(subject, wildcards=wildcards)
+
+
+def test_an_outcome_goes_to_one_place_that_can_take_it() -> None:
+    Destination(subject="shop.orders")
+    Destination(function="mail")
+    for wrong in ({}, {"function": "f", "subject": "s"}, {"subject": "a.*"}, {"subject": "a..b"}):
+        with pytest.raises(ValueError, match=r"either|wildcard|empty token"):
+            Destination(**wrong)
