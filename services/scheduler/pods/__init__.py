@@ -17,6 +17,10 @@ class Pod(msgspec.Struct, frozen=True):
     uid: str
     name: str
     labels: dict[str, str]
+    waits: str = ""
+    """What it waits for before its process can run, in words; empty: it runs."""
+    outdated: bool = False
+    """It was made from another image, or with other settings, than one made now would be."""
 
 
 class PodError(Exception):

@@ -20,7 +20,14 @@ from kubernetes_asyncio.client.exceptions import OpenApiException
 
 from services.scheduler.pods import PodError
 from services.scheduler.pods.manifest import Manifest
-from services.scheduler.pods.objects import GONE, ApiPod, PodList, Problem, WatchEvent
+from services.scheduler.pods.objects import (
+    GONE,
+    ApiPod,
+    PodList,
+    Problem,
+    ServiceAccount,
+    WatchEvent,
+)
 
 FIELD_MANAGER: Final = "wasmfn-scheduler"
 WATCH_S: Final = 60
@@ -149,6 +156,17 @@ class ApiServer:
                 return False
             raise
         return True
+
+    async def account_uid(self, name: str) -> str:
+        """Return the uid of a service account.
+
+        Raises:
+            ApiError: it was refused, there is none of that name, or nobody knows.
+        """
+        data = await self._answer(
+            self._pods.read_namespaced_service_account(name, self.namespace, _preload_content=False)
+        )
+        return _decode(data, ServiceAccount).metadata.uid
 
     async def _answer(self, call: Awaitable[Any]) -> bytes:
         with _translated():

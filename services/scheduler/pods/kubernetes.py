@@ -22,8 +22,15 @@ from schemas.pods import LABEL_NAMESPACE, LABEL_ROLE, ROLE_KEEPER
 from services.scheduler.pods import Pod, PodError
 from services.scheduler.pods.apiserver import ApiError, ApiServer
 from services.scheduler.pods.informer import Changed, Listed, Removed, follow
-from services.scheduler.pods.manifest import KeeperPod, keeper_pod
-from services.scheduler.pods.objects import ApiPod, PodList, has_ended, hindrance, serves
+from services.scheduler.pods.manifest import TEMPLATE, KeeperPod, keeper_pod, template
+from services.scheduler.pods.objects import (
+    ApiPod,
+    PodList,
+    has_ended,
+    hindrance,
+    serves,
+    waits_for,
+)
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +64,9 @@ class KubernetesRuntime:
         self._image = image
         self._capacity = capacity
         self._settings = settings
+        self._template = template(image, capacity, settings)
+        self._owner = ""
+        """Uid of the keepers' account, or nothing while it is not known."""
         self._known: dict[str, _Known] = {}
         """By uid, what was running when last heard of."""
         self._gone: set[str] = set()
@@ -74,20 +84,23 @@ class KubernetesRuntime:
         self._gone &= {pod.metadata.uid for pod in found.items}
         running = [pod for pod in found.items if self._learn(pod)]
         await self._clean(found)
-        return [_plain(pod) for pod in running]
+        await self._find_owner()
+        return [self._plain(pod) for pod in running]
 
     async def start(self, labels: dict[str, str]) -> Pod:
         """Make a keeper pod. See `PodRuntime`."""
         # The name is new, and the pod is applied: to ask again, when an answer was lost, makes
         # no second one.
         name = f"keeper-{labels[LABEL_NAMESPACE]}"[:52].rstrip("-") + f"-{secrets.token_hex(5)}"
-        manifest = keeper_pod(name, self._image, labels, self._capacity, self._settings)
+        manifest = keeper_pod(
+            name, self._image, labels, self._capacity, self._settings, self._owner
+        )
         try:
             pod = await _persist(lambda: self._server.apply(manifest), _START_S)
         except ApiError as error:
             raise PodError(f"a keeper could not be started: {error}") from error
         self._learn(pod)
-        return _plain(pod)
+        return self._plain(pod)
 
     async def stop(self, uid: str, patience_s: float) -> None:
         """Delete a pod, and have it forgotten if it does not end in time. See `PodRuntime`."""
@@ -141,6 +154,21 @@ class KubernetesRuntime:
         self._known.setdefault(uid, _Known(pod.metadata.name, time.monotonic()))
         return True
 
+    def _plain(self, pod: ApiPod) -> Pod:
+        metadata = pod.metadata
+        outdated = metadata.annotations.get(TEMPLATE) != self._template
+        return Pod(metadata.uid, metadata.name, metadata.labels, waits_for(pod), outdated)
+
+    async def _find_owner(self) -> None:
+        """Learn the uid of the keepers' account, each time anew: an account may be made again."""
+        try:
+            self._owner = await self._server.account_uid(self._settings.service_account)
+        except ApiError as error:
+            if not error.passing:
+                # Keepers without an owner are as good, but for whoever drains their node.
+                self._owner = ""
+                log.info("keepers are made without an owner: %s", error)
+
     async def _delete(self, name: str, uid: str, grace_s: int) -> None:
         await _persist(lambda: self._server.delete(name, uid, grace_s), _START_S)
 
@@ -193,10 +221,6 @@ async def _persist(call: Callable[[], Awaitable[T]], within_s: float) -> T:
             log.info("trying again: %s", error)
         await asyncio.sleep(pause_s)
         pause_s = min(pause_s * 2, _LAST_PAUSE_S)
-
-
-def _plain(pod: ApiPod) -> Pod:
-    return Pod(pod.metadata.uid, pod.metadata.name, pod.metadata.labels)
 
 
 def _tell_hindrance(pod: ApiPod, told: dict[str, str]) -> None:

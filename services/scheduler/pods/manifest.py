@@ -9,6 +9,7 @@ period can match, and the scheduler holds a watch open that tells within seconds
 when it hangs.
 """
 
+import hashlib
 import math
 from typing import Annotated, Any, Final, Literal
 
@@ -22,6 +23,8 @@ Manifest = dict[str, Any]
 
 USER: Final = 65532
 """Nobody's id in the images."""
+TEMPLATE: Final = "wasmfn/template"
+"""An annotation: two pods with the same one were made alike."""
 MOUNTED_KEYS: Final = "/etc/wasmfn/keys"
 MOUNTED_CACHE: Final = "/cache"
 
@@ -102,7 +105,12 @@ class KeeperPod(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 def keeper_pod(
-    name: str, image: str, labels: dict[str, str], capacity: int, settings: KeeperPod
+    name: str,
+    image: str,
+    labels: dict[str, str],
+    capacity: int,
+    settings: KeeperPod,
+    owner: str = "",
 ) -> Manifest:
     """Return the manifest of one keeper.
 
@@ -112,8 +120,12 @@ def keeper_pod(
         labels: whose keeper it is, as in `schemas.pods`.
         capacity: how many function processes it holds at once.
         settings: the rest.
+        owner: uid of the service account, if that is known. Tools that drain nodes refuse pods
+            without a controller, since nobody would make them anew. The scheduler does, but has
+            no object in this namespace to stand for it. Whoever deletes the account ends its
+            keepers.
     """
-    return {
+    manifest: Manifest = {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
@@ -124,8 +136,11 @@ def keeper_pod(
                 "app.kubernetes.io/managed-by": "wasmfn-scheduler",
                 **labels,
             },
-            # No controller would make it anew, but the scheduler does: nodes may be removed.
-            "annotations": {"cluster-autoscaler.kubernetes.io/safe-to-evict": "true"},
+            "annotations": {
+                # The scheduler makes another one: nodes may be removed.
+                "cluster-autoscaler.kubernetes.io/safe-to-evict": "true",
+                TEMPLATE: template(image, capacity, settings),
+            },
         },
         "spec": {
             "containers": [_container(image, capacity, settings)],
@@ -149,6 +164,23 @@ def keeper_pod(
             **_given(settings),
         },
     }
+    if owner:
+        manifest["metadata"]["ownerReferences"] = [
+            {
+                "apiVersion": "v1",
+                "kind": "ServiceAccount",
+                "name": settings.service_account,
+                "uid": owner,
+                "controller": True,
+            }
+        ]
+    return manifest
+
+
+def template(image: str, capacity: int, settings: KeeperPod) -> str:
+    """Return what tells keepers apart that were made from other images or with other settings."""
+    made_from = msgspec.json.encode((image, capacity, settings), order="sorted")
+    return hashlib.sha256(made_from).hexdigest()[:16]
 
 
 def _container(image: str, capacity: int, settings: KeeperPod) -> Manifest:

@@ -20,6 +20,7 @@ class Metadata(msgspec.Struct, frozen=True, rename="camel"):
     name: str
     uid: str
     labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
     deletion_timestamp: str | None = None
     """It was told to end, and by when it has to."""
 
@@ -69,6 +70,12 @@ class ApiPod(msgspec.Struct, frozen=True):
     status: Status = Status()
 
 
+class ServiceAccount(msgspec.Struct, frozen=True):
+    """The account that keepers run as."""
+
+    metadata: Metadata
+
+
 class ListMetadata(msgspec.Struct, frozen=True, rename="camel"):
     """Where a list stands among all changes."""
 
@@ -115,6 +122,13 @@ def serves(pod: ApiPod) -> bool:
     never end, as far as the API server knows.
     """
     return pod.metadata.deletion_timestamp is None and not has_ended(pod)
+
+
+def waits_for(pod: ApiPod) -> str:
+    """Return what it waits for before its keeper can run, in words, or nothing if it runs."""
+    if pod.status.phase not in ("", "Pending"):
+        return ""
+    return hindrance(pod) or "its node gets it ready: its image may have to be pulled"
 
 
 def hindrance(pod: ApiPod) -> str:

@@ -15,6 +15,7 @@ from aiohttp import web
 
 NAMESPACE = "wasmfn-functions"
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
+ACCOUNTS = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts"
 
 Object = dict[str, Any]
 Answer = Callable[[web.Request], web.StreamResponse | None]
@@ -25,6 +26,8 @@ class StandIn:
 
     def __init__(self) -> None:
         self.pods: dict[str, Object] = {}
+        self.accounts: dict[str, str] = {}
+        """Uids of service accounts."""
         self.history: list[tuple[int, str, Object]] = []
         self.forgotten = 0
         """A watch from before this version is answered with 410."""
@@ -52,6 +55,7 @@ class StandIn:
         app.router.add_get(PODS, self._list)
         app.router.add_patch(PODS + "/{name}", self._apply)
         app.router.add_delete(PODS + "/{name}", self._delete)
+        app.router.add_get(ACCOUNTS + "/{name}", self._account)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port)
@@ -134,6 +138,12 @@ class StandIn:
         found = pod_list(items, self._latest)
         await self.answering.wait()
         return web.json_response(found)
+
+    async def _account(self, request: web.Request) -> web.StreamResponse:
+        name = request.match_info["name"]
+        if (uid := self.accounts.get(name)) is None:
+            return web.json_response(status(404, f"serviceaccounts {name} not found"), status=404)
+        return web.json_response({"metadata": {"name": name, "uid": uid}})
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
         async with self._changed:

@@ -87,7 +87,52 @@ async def test_what_was_started_is_listed_also_by_the_next_scheduler(
     assert pod.labels.items() >= LABELS.items()
     assert await runtime.list() == [pod]
     async with connect(NAMESPACE, server.write_kubeconfig(tmp_path / "config")) as api:
-        assert await KubernetesRuntime(api, "other", 1, KeeperPod()).list() == [pod]
+        assert await KubernetesRuntime(api, "wasmfn/keeper:1", 64, KeeperPod()).list() == [pod]
+
+
+async def test_what_was_made_from_another_image_or_with_other_settings_is_outdated(
+    runtime: KubernetesRuntime, server: StandIn, tmp_path: Path
+) -> None:
+    assert not (await started(runtime)).outdated
+    async with connect(NAMESPACE, server.write_kubeconfig(tmp_path / "config")) as api:
+        for image, capacity, settings in (
+            ("wasmfn/keeper:2", 64, KeeperPod()),
+            ("wasmfn/keeper:1", 65, KeeperPod()),
+            ("wasmfn/keeper:1", 64, KeeperPod(cpu_limit="1")),
+        ):
+            (pod,) = await KubernetesRuntime(api, image, capacity, settings).list()
+            assert pod.outdated
+
+
+async def test_what_a_pod_waits_for_is_said_until_it_runs(
+    runtime: KubernetesRuntime, server: StandIn
+) -> None:
+    pod = await started(runtime)
+    assert "image" in pod.waits
+    condition = {"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available"}
+    await server.set_status(pod.name, phase="Pending", conditions=[condition])
+    (waiting,) = await runtime.list()
+    assert waiting.waits == "no node takes it: 0/1 nodes are available"
+    await server.set_status(pod.name, phase="Running")
+    (running,) = await runtime.list()
+    assert running.waits == ""
+
+
+async def test_keepers_belong_to_their_account_as_it_is_now_and_to_none_without_it(
+    runtime: KubernetesRuntime, server: StandIn
+) -> None:
+    async def owner() -> list[str]:
+        await runtime.list()
+        made = server.pods[(await started(runtime)).name]["metadata"]
+        return [one["uid"] for one in made.get("ownerReferences", ())]
+
+    assert await owner() == []
+    server.accounts["keeper"] = "account-1"
+    assert await owner() == ["account-1"]
+    server.accounts["keeper"] = "account-2"
+    assert await owner() == ["account-2"]
+    del server.accounts["keeper"]
+    assert await owner() == []
 
 
 async def test_names_are_never_used_again(runtime: KubernetesRuntime) -> None:
