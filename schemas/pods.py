@@ -14,15 +14,27 @@ PodPhase = Literal["pending", "running", "dead"]
 LABEL_ROLE: Final = "wasmfn/role"
 """`keeper`, or `function` for a pod that holds one function natively."""
 ROLE_KEEPER: Final = "keeper"
+ROLE_FUNCTION: Final = "function"
 LABEL_NAMESPACE: Final = "wasmfn/namespace"
 """The tenant whose functions the keeper may hold."""
 LABEL_DEDICATED: Final = "wasmfn/dedicated"
 """`<function>` when the keeper belongs to one function (`isolation: pod`)."""
 
+LABEL_FUNCTION: Final = "wasmfn/function"
+"""Of a pod that holds one function natively: which one."""
+LABEL_REVISION: Final = "wasmfn/revision"
+"""The same: which revision of it."""
+LABEL_PORT: Final = "wasmfn/port"
+"""The same: where it answers."""
+
 CONTROL_PORT: Final = 10087
 """Where a keeper takes control calls in a cluster; a local pod says its own."""
 KEEPER_CONTAINER: Final = "keeper"
 """The container of a pod in a cluster that holds the keeper: podwatch goes by it."""
+FUNCTION_CONTAINER: Final = "function"
+"""The same, of a pod that holds one function natively."""
+CONTAINERS: Final = {ROLE_KEEPER: KEEPER_CONTAINER, ROLE_FUNCTION: FUNCTION_CONTAINER}
+"""The container that counts, by the pod's role."""
 
 
 class PodFact(msgspec.Struct, frozen=True):
@@ -35,9 +47,9 @@ class PodFact(msgspec.Struct, frozen=True):
     time: datetime
     ip: str = ""
     port: int = CONTROL_PORT
-    """The control port of a keeper."""
+    """The control port of a keeper, or where a function's own image answers."""
     ready: bool = False
-    """It answered a probe from its node."""
+    """It answered a probe from its node; of a function's own image, its port took a connection."""
     boot: str = ""
     """The keeper's boot nonce, read by the probe; control calls are bound to it."""
     engine: str = ""

@@ -185,6 +185,9 @@ class FunctionSpec(Spec, frozen=True, tag="function"):
     limits: Limits = Limits()
     scaling: Scaling = Scaling()
     isolation: Isolation = "process"
+    executor: Executor = "keeper"
+    container: Container | None = None
+    """For the executor `deployment`, whose defaults hold without it."""
     asynchronous: Asynchronous = Asynchronous()
 
     def __post_init__(self) -> None:
@@ -201,6 +204,27 @@ class FunctionSpec(Spec, frozen=True, tag="function"):
         both = sorted(set(self.variables) & set(self.secrets))
         if both:
             raise ValueError(f"variable {both[0]} is given both as a value and as a secret")
+        _check_executor(self)
+
+
+def _check_executor(spec: FunctionSpec) -> None:
+    """Raise ValueError for what the function's executor would have to ignore."""
+    if spec.executor == "keeper":
+        if spec.container is not None:
+            raise ValueError("`container` is for the executor `deployment`; leave one of them out")
+        return
+    if spec.module is not None:
+        raise ValueError("the executor `deployment` runs an image; give `image` and no `module`")
+    for field, ignored in (
+        ("interface", spec.interface != "args"),
+        ("scaling.processes", spec.scaling.processes != 1),
+        ("limits.output_bytes", spec.limits.output_bytes != Limits().output_bytes),
+    ):
+        if ignored:
+            raise ValueError(
+                f"`{field}` is a keeper's business; the executor `deployment` gives the image"
+                " requests as they come: leave it out"
+            )
 
 
 class RouteSpec(Spec, frozen=True, tag="route"):

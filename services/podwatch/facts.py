@@ -66,6 +66,16 @@ def answered(fact: PodFact, health: KeeperHealth, now: datetime) -> PodFact:
     )
 
 
+def connected(fact: PodFact, now: datetime) -> PodFact:
+    """Return the fact about a pod with a function's own image whose port took a connection.
+
+    No more can be asked of it: whatever it answered, it would answer as the function.
+    """
+    if fact.phase != "running":
+        return fact
+    return msgspec.structs.replace(fact, time=now, ready=True)
+
+
 def dead(fact: PodFact, reason: str, now: datetime) -> PodFact:
     """Return the last fact about a pod. The first reason stands."""
     if fact.phase == "dead":

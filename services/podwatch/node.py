@@ -17,7 +17,7 @@ import msgspec
 
 from schemas import subjects
 from schemas.events import NO_NAMESPACE, Event, new_event
-from schemas.pods import LABEL_NAMESPACE, PodFact
+from schemas.pods import LABEL_NAMESPACE, LABEL_ROLE, ROLE_FUNCTION, PodFact
 from schemas.streams import PODS
 from services.bus.connection import Bus
 from services.bus.events import EventLog
@@ -27,7 +27,7 @@ from services.bus.state import Snapshot as StreamSnapshot
 from services.podwatch import facts
 from services.podwatch.announce import Announcer
 from services.podwatch.logs import LogCarrier
-from services.podwatch.probe import until_ready
+from services.podwatch.probe import until_connected, until_ready
 from services.podwatch.sources import PodGone, PodSeen, PodSource, Sighting, Snapshot
 
 log = logging.getLogger(__name__)
@@ -166,7 +166,8 @@ class Node:
         self._know(fact)
         if fact.phase == "dead":
             return
-        if pod.log:
+        # What an image of its own writes is no keeper's log.
+        if pod.log and pod.labels.get(LABEL_ROLE) != ROLE_FUNCTION:
             namespace = pod.labels.get(LABEL_NAMESPACE, "")
             self._logs.follow(pod.uid, Path(pod.log), namespace, pod.log_format)
         if fact.phase == "running":
@@ -189,6 +190,10 @@ class Node:
         self._probes[fact.uid] = _Probe(incarnation, task)
 
     async def _until_ready(self, probed: PodFact) -> None:
+        if probed.labels.get(LABEL_ROLE) == ROLE_FUNCTION:
+            await until_connected(probed.ip, probed.port)
+            self._know(facts.connected(self.facts[probed.uid], datetime.now(UTC)))
+            return
         health = await until_ready(probed.uid, probed.ip, probed.port)
         self._know(facts.answered(self.facts[probed.uid], health, datetime.now(UTC)))
 

@@ -1,4 +1,4 @@
-"""Ask a keeper whether it serves, and return as soon as it does.
+"""Ask a pod whether it serves, and return as soon as it does.
 
 A kubelet probes once a period, so a pod that is ready waits for the next one.
 Here a connection is tried again after 2 ms, then after an eighth of the time it
@@ -6,9 +6,13 @@ took so far: a keeper is found ready at most that much later. And because a
 local keeper's control listener exists before its process does, a connection is
 usually accepted at once and then held: the answer comes when the keeper is up,
 with no polling at all.
+
+A function's own image is not asked anything, since that would run the function:
+it serves when its port takes a connection.
 """
 
 import asyncio
+import contextlib
 from typing import Final
 
 import httptools
@@ -45,6 +49,23 @@ async def until_ready(uid: str, ip: str, port: int) -> KeeperHealth:
                 return health
         except ProbeError:
             pass
+        await asyncio.sleep(pause_s(loop.time() - since))
+
+
+async def until_connected(ip: str, port: int) -> None:
+    """Return as soon as `ip:port` takes a connection, which is closed again at once.
+
+    Runs until it does: bound it by the life of the pod.
+    """
+    loop = asyncio.get_running_loop()
+    since = loop.time()
+    while True:
+        with contextlib.suppress(OSError):
+            async with asyncio.timeout(_ANSWER_S):
+                _, writer = await asyncio.open_connection(ip, port)
+            # In order: a reset could end a simple server.
+            writer.close()
+            return
         await asyncio.sleep(pause_s(loop.time() - since))
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from schemas.specs import (
     KINDS,
+    Container,
     Destination,
     FunctionSpec,
     RouteSpec,
@@ -143,3 +144,34 @@ def test_an_outcome_goes_to_one_place_that_can_take_it() -> None:
     for wrong in ({}, {"function": "f", "subject": "s"}, {"subject": "a.*"}, {"subject": "a..b"}):
         with pytest.raises(ValueError, match=r"either|wildcard|empty token"):
             Destination(**wrong)
+
+
+def test_an_image_of_its_own_needs_an_image_and_no_more() -> None:
+    spec = decode_spec("function", b'{"image": "you/web:1", "executor": "deployment"}')
+    assert isinstance(spec, FunctionSpec)
+    assert (spec.executor, spec.container) == ("deployment", None)
+    container = b'{"port": 8080, "runtime_class": "wasm", "command": ["/a"], "cpu": 0.5}'
+    text = b'{"environment": "web", "executor": "deployment", "container": %b}' % container
+    spec = decode_spec("function", text)
+    assert isinstance(spec, FunctionSpec)
+    assert spec.container == Container(port=8080, runtime_class="wasm", command=("/a",), cpu=0.5)
+    assert Container().port == 10086
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ('"module": {"sha256": "%s"}, "executor": "deployment"' % ("a" * 64), "give `image`"),
+        ('"image": "a", "executor": "deployment", "interface": "wagi"', "`interface` is"),
+        ('"image": "a", "executor": "deployment", "scaling": {"processes": 2}', "`scaling.proc"),
+        ('"image": "a", "executor": "deployment", "limits": {"output_bytes": 1}', "`limits.out"),
+        ('"image": "a", "container": {}', "`container` is for the executor `deployment`"),
+        ('"image": "a", "executor": "deployment", "container": {"port": 0}', "port"),
+        ('"image": "a", "executor": "deployment", "container": {"user": 0}', "user"),
+        ('"image": "a", "executor": "deployment", "container": {"privileged": true}', "privil"),
+        ('"image": "a", "executor": "pod"', "pod"),
+    ],
+)
+def test_what_an_image_of_its_own_could_only_ignore_is_refused(fields: str, sentence: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match=sentence):
+        decode_spec("function", f"{{{fields}}}".encode())

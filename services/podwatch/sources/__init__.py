@@ -25,7 +25,7 @@ class PodSeen(msgspec.Struct, frozen=True):
     ip: str
     """Empty as long as it has none."""
     port: int
-    """The control port of its keeper."""
+    """Where it is probed: the control port of its keeper, or where its function answers."""
     started_at: datetime | None
     log: str = ""
     """Path of the keeper's log, if there is one to follow."""

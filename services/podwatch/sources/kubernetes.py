@@ -19,9 +19,9 @@ import msgspec
 from kubernetes_asyncio import config
 from kubernetes_asyncio.client import ApiClient, Configuration, CoreV1Api
 
-from schemas.pods import CONTROL_PORT, KEEPER_CONTAINER, LABEL_ROLE, ROLE_KEEPER
+from schemas.pods import CONTAINERS, LABEL_ROLE
 from services.podwatch.sources import PodGone, PodSeen, Sighting, Snapshot
-from services.podwatch.sources.sandboxes import ended
+from services.podwatch.sources.sandboxes import RESTARTED, ended, port
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ class KubernetesSource:
         answer: Any = await pods.list_namespaced_pod(
             self._namespace,
             field_selector=f"spec.nodeName={self._node}",
-            label_selector=f"{LABEL_ROLE}={ROLE_KEEPER}",
+            label_selector=f"{LABEL_ROLE} in ({','.join(CONTAINERS)})",
             _preload_content=False,
             **more,
         )
@@ -183,37 +183,46 @@ def look(pod: Pod, running: dict[str, PodSeen]) -> list[Sighting]:
 def as_seen(pod: Pod) -> PodSeen | None:
     """Return the pod as one that runs, or ran; None if its keeper has not started yet."""
     metadata, status = pod["metadata"], pod.get("status", {})
-    container = _keeper(pod)
+    container = _container(pod)
     state = container.get("state", {})
     started = (state.get("running") or state.get("terminated") or {}).get("startedAt")
     if started is None:
         return None
     directory = f"{LOGS}/{metadata['namespace']}_{metadata['name']}_{metadata['uid']}"
+    labels = dict(metadata.get("labels") or {})
     return PodSeen(
         uid=metadata["uid"],
         name=metadata["name"],
-        labels=dict(metadata.get("labels") or {}),
+        labels=labels,
         ip=status.get("podIP", ""),
-        port=CONTROL_PORT,
+        port=port(labels),
         started_at=datetime.fromisoformat(started),
-        log=f"{directory}/{KEEPER_CONTAINER}/{container.get('restartCount', 0)}.log",
+        log=f"{directory}/{container['name']}/{container.get('restartCount', 0)}.log",
         log_format="cri",
     )
 
 
 def ending(pod: Pod) -> str:
     """Return why the pod does not run any more, in words, or nothing if it does or will."""
-    if (terminated := _keeper(pod).get("state", {}).get("terminated")) is not None:
-        return ended(terminated.get("exitCode", 0), terminated.get("reason", ""))
+    container, state = _container(pod), _container(pod).get("state", {})
+    if (terminated := state.get("terminated")) is not None:
+        code, reason = terminated.get("exitCode", 0), terminated.get("reason", "")
+        return ended(_role(pod), code, reason)
+    if container.get("restartCount", 0) and "running" in state:
+        return RESTARTED
     status = pod.get("status", {})
     if status.get("phase") in ("Failed", "Succeeded"):
         return status.get("message") or status.get("reason") or f"it has {status['phase'].lower()}"
     return ""
 
 
-def _keeper(pod: Pod) -> Mapping[str, Any]:
-    """Return the status of the keeper's container; nothing if there is none yet."""
+def _role(pod: Pod) -> str:
+    return str((pod["metadata"].get("labels") or {}).get(LABEL_ROLE, ""))
+
+
+def _container(pod: Pod) -> Mapping[str, Any]:
+    """Return the status of the container that counts; nothing if there is none yet."""
     for container in pod.get("status", {}).get("containerStatuses") or ():
-        if container["name"] == KEEPER_CONTAINER:
+        if container["name"] == CONTAINERS.get(_role(pod)):
             return dict(container)
     return {}

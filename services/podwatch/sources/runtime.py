@@ -25,7 +25,7 @@ import msgspec
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.empty_pb2 import Empty
 
-from schemas.pods import KEEPER_CONTAINER, LABEL_ROLE, ROLE_KEEPER
+from schemas.pods import CONTAINERS, LABEL_ROLE
 from services.podwatch.cri import api_pb2 as cri
 from services.podwatch.cri import events_pb2, task_pb2
 from services.podwatch.sources.sandboxes import Container, Sandbox
@@ -63,7 +63,7 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class Listed(msgspec.Struct, frozen=True):
-    """A keeper's container as a list shows it."""
+    """A pod's container as a list shows it."""
 
     id: str
     sandbox: str
@@ -89,25 +89,36 @@ class Runtime:
         await self._channel.close(None)
 
     async def containers(self, container_id: str = "") -> list[Listed]:
-        """Return the containers of keepers, of this platform or not: all, or the one named."""
-        chosen = cri.ContainerFilter(
-            id=container_id, label_selector={_CONTAINER_NAME: KEEPER_CONTAINER}
-        )
-        answer = await self._ask(
-            "ListContainers", cri.ListContainersRequest(filter=chosen), cri.ListContainersResponse
-        )
-        return [
-            Listed(c.id, c.pod_sandbox_id, c.state == cri.CONTAINER_EXITED)
-            for c in answer.containers
-        ]
+        """Return containers named as ours are, of this platform or not: all, or the one named."""
+        found: dict[str, Listed] = {}
+        # A selector knows no "or".
+        for name in CONTAINERS.values():
+            chosen = cri.ContainerFilter(id=container_id, label_selector={_CONTAINER_NAME: name})
+            answer = await self._ask(
+                "ListContainers",
+                cri.ListContainersRequest(filter=chosen),
+                cri.ListContainersResponse,
+            )
+            found |= {
+                c.id: Listed(c.id, c.pod_sandbox_id, c.state == cri.CONTAINER_EXITED)
+                for c in answer.containers
+            }
+            if container_id and found:
+                break
+        return list(found.values())
 
     async def sandboxes(self) -> dict[str, bool]:
-        """Return the sandboxes of this platform's keepers, and whether each is ready."""
-        chosen = cri.PodSandboxFilter(label_selector={LABEL_ROLE: ROLE_KEEPER})
-        answer = await self._ask(
-            "ListPodSandbox", cri.ListPodSandboxRequest(filter=chosen), cri.ListPodSandboxResponse
-        )
-        return {item.id: item.state == cri.SANDBOX_READY for item in answer.items}
+        """Return the sandboxes of this platform's pods, and whether each is ready."""
+        found: dict[str, bool] = {}
+        for role in CONTAINERS:
+            chosen = cri.PodSandboxFilter(label_selector={LABEL_ROLE: role})
+            answer = await self._ask(
+                "ListPodSandbox",
+                cri.ListPodSandboxRequest(filter=chosen),
+                cri.ListPodSandboxResponse,
+            )
+            found |= {item.id: item.state == cri.SANDBOX_READY for item in answer.items}
+        return found
 
     async def sandbox(self, sandbox_id: str) -> Sandbox | None:
         """Return one sandbox, or None if there is none such."""
@@ -146,6 +157,7 @@ class Runtime:
             log=status.log_path,
             exit_code=status.exit_code,
             reason=status.reason,
+            attempt=status.metadata.attempt,
         )
 
     async def changes(self) -> AsyncGenerator[Change | None, None]:

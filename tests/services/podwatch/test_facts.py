@@ -35,6 +35,13 @@ def test_a_pod_is_ready_only_once_its_own_keeper_answered():
     )  # fmt: skip
 
 
+def test_a_function_of_its_own_image_is_ready_once_its_port_took_a_connection():
+    fact = facts.connected(facts.seen("n", POD, None, NOW), LATER)
+    assert (fact.ready, fact.time) == (True, LATER)
+    dead = facts.dead(fact, "gone", LATER)
+    assert facts.connected(dead, LATER) == dead
+
+
 def test_a_pod_seen_again_stays_ready():
     assert facts.seen("n", POD, ready(), NOW) == ready()
 

@@ -4,7 +4,7 @@ from typing import Self
 
 import pytest
 
-from services.podwatch.probe import ProbeError, ask, pause_s, until_ready
+from services.podwatch.probe import ProbeError, ask, pause_s, until_connected, until_ready
 
 ANSWER = b'{"keeper":"u1","boot":"b","engine":"e","capacity":4,"loaded":0}'
 
@@ -88,3 +88,20 @@ def test_a_keeper_is_tried_often_at_first_and_ever_slower():
     assert [pause_s(t) for t in (0.0, 0.016, 0.16, 10.0, 59.0, 60.0)] == [
         0.002, 0.002, 0.02, 0.1, 0.1, 1.0,
     ]  # fmt: skip
+
+
+async def test_a_port_is_connected_to_as_soon_as_it_listens_and_left_in_order():
+    ends: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ends.put_nowait(await reader.read())
+        writer.close()
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        probing = asyncio.create_task(until_connected(*listener.getsockname()))
+        await asyncio.sleep(0)
+        assert not probing.done()
+        async with await asyncio.start_server(serve, sock=listener), asyncio.timeout(30):
+            await probing
+            assert await ends.get() == b""

@@ -87,3 +87,35 @@ def test_an_evicted_pod_is_gone_with_the_reason():
     look(pod(), running)
     evicted = pod(phase="Failed", reason="Evicted", message="The node was low on memory.")
     assert look(evicted, running) == [PodGone("u1", "The node was low on memory.")]
+
+
+def native(**container: object) -> dict:
+    made = copy.deepcopy(POD)
+    made["metadata"]["labels"] = {"wasmfn/role": "function", "wasmfn/port": "8080"}
+    made["status"]["containerStatuses"] = [
+        {"name": "function", "restartCount": 0, "state": POD_STATE, **container}
+    ]
+    return made
+
+
+POD_STATE = POD["status"]["containerStatuses"][1]["state"]
+
+
+def test_a_function_of_its_own_image_is_seen_where_it_answers():
+    seen = as_seen(native())
+    assert seen is not None
+    assert (seen.ip, seen.port) == ("10.42.0.7", 8080)
+    assert ending(native()) == ""
+
+
+def test_a_pod_whose_container_was_started_again_is_gone_though_nobody_saw_it_end():
+    running = {}
+    assert [type(s) for s in look(native(), running)] == [PodSeen]
+    gone = PodGone("u1", "its container ended and was started again")
+    assert look(native(restartCount=1), running)[-1] == gone
+    assert running == {}
+
+
+def test_what_waits_to_be_started_again_has_ended():
+    crashed = native(state={"terminated": {"exitCode": 1, "startedAt": "2026-01-01T00:00:00Z"}})
+    assert ending(crashed) == "its container ended with exit code 1"

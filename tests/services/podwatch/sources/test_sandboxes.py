@@ -27,9 +27,14 @@ def test_a_pod_is_seen_with_its_address_and_its_log():
 
 @pytest.mark.parametrize(
     ("labels", "ours"),
-    [({"wasmfn/role": "keeper"}, True), ({"wasmfn/role": "function"}, False), ({}, False)],
+    [
+        ({"wasmfn/role": "keeper"}, True),
+        ({"wasmfn/role": "function"}, True),
+        ({"wasmfn/role": "router"}, False),
+        ({}, False),
+    ],
 )
-def test_only_keepers_are_ours(labels, ours):
+def test_only_pods_that_hold_functions_are_ours(labels, ours):
     assert is_ours(msgspec.structs.replace(SANDBOX, labels=labels)) is ours
 
 
@@ -49,6 +54,28 @@ def test_a_pod_ends_with_its_keeper_or_with_its_sandbox(state, ready, why):
     assert ending(sandbox, msgspec.structs.replace(CONTAINER, state=state)) == why
 
 
+NATIVE = msgspec.structs.replace(SANDBOX, labels={"wasmfn/role": "function", "wasmfn/port": "8080"})
+
+
+def test_a_function_of_its_own_image_is_probed_where_it_answers():
+    assert seen(NATIVE, CONTAINER).port == 8080
+
+
+@pytest.mark.parametrize("port", ["", "x", "-1", "²"])
+def test_a_port_that_is_none_is_the_control_port(port):
+    labels = {"wasmfn/role": "function", "wasmfn/port": port}
+    assert seen(msgspec.structs.replace(SANDBOX, labels=labels), CONTAINER).port == CONTROL_PORT
+
+
+def test_a_pod_whose_container_was_started_again_is_over_all_the_same():
+    again = msgspec.structs.replace(CONTAINER, attempt=1)
+    assert ending(NATIVE, CONTAINER) == ""
+    assert ending(NATIVE, again) == "its container ended and was started again"
+    again = msgspec.structs.replace(again, state="exited", exit_code=2)
+    assert ending(NATIVE, again) == "its container ended with exit code 2"
+
+
 def test_a_cause_that_says_more_than_the_exit_code_is_told():
-    assert ended(137, "OOMKilled") == "its keeper ended with exit code 137 (OOMKilled)"
-    assert ended(1, "Error") == "its keeper ended with exit code 1"
+    killed = "its keeper ended with exit code 137 (OOMKilled)"
+    assert ended("keeper", 137, "OOMKilled") == killed
+    assert ended("keeper", 1, "Error") == "its keeper ended with exit code 1"
