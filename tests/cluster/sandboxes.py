@@ -99,6 +99,11 @@ def frozen_containerd() -> Iterator[None]:
         os.kill(parent, signal.SIGCONT)
 
 
+def forget_owner_of(address: str) -> None:
+    """Have the node ask anew whose an address is, which it does by itself within a minute."""
+    lab.run("ip", "neighbour", "flush", "to", address)
+
+
 def process_of(pod: Pod) -> str:
     """Return the pid of a pod's keeper, as the node sees it."""
     return lab.run("cat", f"{TASKS}/{pod.container}/init.pid")

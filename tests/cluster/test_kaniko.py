@@ -1,179 +1,50 @@
-"""Image builds as Jobs on a real cluster, up to the module that is pulled back out of a registry.
-
-The executor is the lab's stand-in (tests/cluster/executor), not kaniko: it takes the same arguments
-and really builds and pushes. The builder has the rights of its Role and no others.
-"""
+"""Image builds as Jobs on a real cluster, up to the module that is pulled out of a registry."""
 
 import asyncio
-import base64
-import json
-import signal
-import uuid
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
-import httpx
 import pytest
-import yaml
 
-from schemas.builds import BuildRequest
-from schemas.names import sha256_hex
 from services.builder.errors import Unavailable
 from services.builder.images.contexts import Contexts
 from services.builder.images.kaniko import KanikoImages
 from services.builder.images.settings import ImageSettings
 from services.builder.registry import Policy, pull
 from tests.cluster import lab
-from tests.cluster.executor import build as images
-from tests.cluster.lab import node, paths, process
-from tests.cluster.lab.commands import CommandError, wait_until
+from tests.cluster.kaniko import (
+    LOGIN,
+    POLICY,
+    REGISTRY,
+    SORT,
+    executor,
+    fetcher,
+    holds,
+    jobs,
+    kubeconfig,
+    made,
+    namespace,
+    new_build,
+    on_node,
+    private_registry,
+    registry,
+    settings,
+    some_job,
+)
+from tests.cluster.lab import node, paths
+from tests.cluster.lab.commands import CommandError
 from tests.services.builder import wasm
-from tests.services.builder.conftest import bus, make_builder
 
-__all__ = ["bus", "make_builder"]
-
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
-
-SORT = (Path(__file__).parents[2] / "examples/sort/sort.wasm").read_bytes()
-PORT = 5001
-REGISTRY = f"{lab.NODE_ADDRESS}:{PORT}"
-"""The lab's registry is on the node's loopback address; this is the same for pods."""
-
-# What the builder may do in the namespace of builds; manifests/ must grant as much.
-RULES = [
-    {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create", "get", "delete"]},
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
+__all__ = [
+    "executor",
+    "fetcher",
+    "kubeconfig",
+    "namespace",
+    "on_node",
+    "private_registry",
+    "registry",
+    "settings",
 ]
 
-_REGISTRY = """
-version: 0.1
-storage: {{filesystem: {{rootdirectory: "{data}"}}}}
-http: {{addr: "{address}"}}
-log: {{level: warn}}
-{auth}
-"""
-PRIVATE = f"{lab.NODE_ADDRESS}:5002"
-LOGIN = "somebody:opensesame"
-_PASSWORDS = "somebody:$2b$04$CL4RCdaDAgYUMeD.QDVSjOOTNvBBC.YNJv1rFsPUt5lXuoYgQO7Ry\n"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def on_node(cluster: None) -> Iterator[None]:
-    """Run the tests, and all that they start, on the node's network."""
-    with lab.network():
-        yield
-
-
-@pytest.fixture(scope="module")
-def registry(on_node: None) -> str:
-    serve(REGISTRY)
-    return REGISTRY
-
-
-@pytest.fixture(scope="module")
-def private_registry(on_node: None) -> str:
-    """One that knows who may push and pull."""
-    passwords = paths.CONFIG / "passwords"
-    passwords.write_text(_PASSWORDS)
-    serve(PRIVATE, f'auth: {{htpasswd: {{realm: lab, path: "{passwords}"}}}}')
-    return PRIVATE
-
-
-def serve(address: str, auth: str = "") -> None:
-    name = f"registry-{address.rpartition(':')[2]}"
-    if process.load(name) is None:
-        config = paths.CONFIG / f"{name}.yaml"
-        config.write_text(_REGISTRY.format(data=paths.REGISTRY, address=address, auth=auth))
-        node.start(name, "docker-registry", "serve", config)
-    wait_until("the registry answers", lambda: _answers(address), within_s=10)
-
-
-def _answers(address: str) -> bool:
-    try:
-        return lab.http("GET", f"http://{address}/v2/", timeout=2).status_code in (200, 401)
-    except httpx.TransportError:
-        return False
-
-
-@pytest.fixture(scope="module")
-def executor(cluster: None) -> str:
-    return images.executor()
-
-
-@pytest.fixture(scope="module")
-def fetcher(cluster: None) -> str:
-    return images.fetch()
-
-
-@pytest.fixture
-def namespace(cluster: None) -> Iterator[str]:
-    name = f"builds-{uuid.uuid4().hex[:8]}"
-    account = {"apiVersion": "v1", "kind": "ServiceAccount"}
-    group = "rbac.authorization.k8s.io"
-    objects = [
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}},
-        {**account, "metadata": {"name": "builder", "namespace": name}},
-        {**account, "metadata": {"name": "build", "namespace": name}},
-        {
-            "apiVersion": f"{group}/v1",
-            "kind": "Role",
-            "metadata": {"name": "builder", "namespace": name},
-            "rules": RULES,
-        },
-        {
-            "apiVersion": f"{group}/v1",
-            "kind": "RoleBinding",
-            "metadata": {"name": "builder", "namespace": name},
-            "roleRef": {"apiGroup": group, "kind": "Role", "name": "builder"},
-            "subjects": [{"kind": "ServiceAccount", "name": "builder", "namespace": name}],
-        },
-    ]
-    listed = {"apiVersion": "v1", "kind": "List", "items": objects}
-    lab.kubectl("apply", "-f", "-", stdin=json.dumps(listed).encode())
-    yield name
-    lab.kubectl("delete", "namespace", name, "--wait=false")
-
-
-@pytest.fixture
-def kubeconfig(namespace: str, tmp_path: Path) -> str:
-    """As what the builder is in the cluster."""
-    asked = ["-n", namespace, "get", "serviceaccount", "builder", "-o", "json"]
-
-    def secret() -> str:
-        known = json.loads(lab.kubectl(*asked)).get("secrets") or [{"name": ""}]
-        return str(known[0]["name"])
-
-    wait_until("the account has a token", lambda: bool(secret()), within_s=20)
-    held = json.loads(lab.kubectl("-n", namespace, "get", "secret", secret(), "-o", "json"))
-    config = yaml.safe_load(lab.KUBECONFIG.read_text())
-    token = base64.b64decode(held["data"]["token"]).decode()
-    config["users"][0]["user"] = {"token": token}
-    file = tmp_path / "kubeconfig"
-    file.write_text(yaml.safe_dump(config))
-    return str(file)
-
-
-@pytest.fixture
-def settings(
-    namespace: str, kubeconfig: str, registry: str, executor: str, fetcher: str
-) -> dict[str, object]:
-    return {
-        "image_builder": "kaniko",
-        "kaniko_destination": f"{registry}/functions/{{name}}:{{build}}",
-        "kaniko_executor": executor,
-        "kaniko_fetch_image": fetcher,
-        "kaniko_namespace": namespace,
-        "kaniko_kubeconfig": kubeconfig,
-        # What buildah needs beyond kaniko.
-        "kaniko_capabilities": (
-            "CHOWN",
-            "DAC_OVERRIDE",
-            "FOWNER",
-            "SETGID",
-            "SETUID",
-            "SYS_CHROOT",
-        ),
-    }
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 
 async def build(
@@ -192,23 +63,6 @@ async def build(
             chosen, contexts, platform="linux/amd64", insecure=(f"{lab.NODE_ADDRESS}:*",)
         )
         return await made.build(build or new_build(), module, name, said.append)
-
-
-def new_build() -> str:
-    return sha256_hex(uuid.uuid4().bytes)
-
-
-def jobs(namespace: str) -> list[dict[str, object]]:
-    return list(json.loads(lab.kubectl("-n", namespace, "get", "jobs", "-o", "json"))["items"])
-
-
-def made(namespace: str) -> int:
-    """Return how many pods have been made for Jobs."""
-    asked = ["get", "events", "--field-selector", "reason=SuccessfulCreate", "-o", "json"]
-    return len(json.loads(lab.kubectl("-n", namespace, *asked))["items"])
-
-
-POLICY = Policy(max_bytes=1 << 26, insecure=(REGISTRY,))
 
 
 async def test_the_platform_pulls_out_of_the_pushed_image_the_module_that_went_in(settings):
@@ -353,79 +207,6 @@ async def test_an_api_server_that_is_away_is_a_reason_to_wait(settings, tmp_path
     file.write_text(file.read_text().replace(":6443", ":1"))
     with pytest.raises(Unavailable, match="the API server cannot be asked"):
         await build(settings)
-
-
-async def holds(true: Callable[[], bool]) -> None:
-    """Return as soon as it is true."""
-    await asyncio.to_thread(wait_until, "what is waited for", true, within_s=30, every_s=0.1)
-
-
-async def some_job(namespace: str) -> None:
-    """Return as soon as there is a Job."""
-    await holds(lambda: jobs(namespace) != [])
-
-
-@pytest.fixture
-def environment(settings: dict[str, object]) -> dict[str, str]:
-    """The settings as the builder's process is given them."""
-    address = f"{lab.NODE_ADDRESS}:19091"
-    chosen = {
-        **settings,
-        "kaniko_context_url": f"http://{address}",
-        "kaniko_context_listen": address,
-        "insecure_registries": [f"{lab.NODE_ADDRESS}:*"],
-    }
-    return {
-        name.upper(): value if isinstance(value, str) else json.dumps(value)
-        for name, value in chosen.items()
-    }
-
-
-async def test_a_builder_killed_in_mid_build_takes_the_result_of_the_job_that_runs(
-    make_builder, environment, namespace
-):
-    builder = await make_builder(**environment)
-    source = await builder.upload(SORT, "sort.wasm")
-    reply = await builder.request(BuildRequest(source))
-    await some_job(namespace)
-    await builder.end(signal.SIGKILL)
-    await builder.start()
-    ended = await builder.record(reply.build.id, ("ready", "failed"), within_s=90)
-    assert (ended.state, ended.error) == ("ready", None)
-    assert made(namespace) == 1
-    assert (await pull(ended.image, POLICY)).module == SORT
-
-
-async def test_a_build_goes_on_after_the_api_server_was_away(make_builder, environment, namespace):
-    builder = await make_builder(**environment)
-    reply = await builder.request(BuildRequest(await builder.upload(SORT, "sort.wasm")))
-    await some_job(namespace)
-    await asyncio.to_thread(lab.restart_apiserver)
-    ended = await builder.record(reply.build.id, ("ready", "failed"), within_s=90)
-    assert (ended.state, ended.error) == ("ready", None)
-    assert made(namespace) == 1
-
-
-async def test_the_record_and_the_event_of_a_failed_build_quote_the_executor(
-    make_builder, environment
-):
-    environment["KANIKO_DESTINATION"] = f"{lab.NODE_ADDRESS}:1/x:{{build}}"
-    builder = await make_builder(**environment, GIVE_UP_S="0")
-    source = await builder.upload(SORT, "sort.wasm")
-    ended = await builder.build(BuildRequest(source), within_s=90)
-    assert ended.state == "failed"
-    assert "connection refused" in ended.error
-    event = (await builder.events(ended.id, "failed"))[-1]
-    assert "connection refused" in event.message
-
-
-async def test_a_module_that_does_not_compile_leaves_no_job(make_builder, environment, namespace):
-    builder = await make_builder(**environment)
-    # It passes inspection, and the compiler finds what is wrong.
-    source = await builder.upload(wasm.module(body=b"\x00\x6a\x0b"))
-    ended = await builder.build(BuildRequest(source))
-    assert "the module is not valid" in ended.error
-    await holds(lambda: jobs(namespace) == [])
 
 
 def test_the_role_gives_no_right_to_read_secrets_or_logs_or_to_change_jobs(kubeconfig, namespace):

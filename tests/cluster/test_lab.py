@@ -1,10 +1,6 @@
-"""The lab itself: that it is a real cluster, and that nothing of it stays."""
+"""The lab itself: that it is a real cluster."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +9,7 @@ import httpx
 import pytest
 
 from tests.cluster import lab
-from tests.cluster.lab import kubernetes, paths, process
+from tests.cluster.lab import kubernetes
 from tests.cluster.lab.commands import CommandError, wait_until
 from tests.cluster.lab.containerd import BUSYBOX_IMAGE
 
@@ -116,19 +112,6 @@ def test_a_node_port_is_open_on_the_node(namespace: str) -> None:
     wait_until("the port answers", lambda: _answers(url), within_s=10)
 
 
-def test_nothing_outside_is_reached(containerd: None) -> None:
-    assert "default" not in lab.run("ip", "route")
-    with pytest.raises(CommandError, match=r"[Nn]etwork is unreachable"):
-        # An address that is nobody's (RFC 5737).
-        lab.run("busybox", "nc", "-w", "2", "192.0.2.1", "80")
-
-
-def test_the_lab_is_not_taken_down_from_its_own_node(containerd: None) -> None:
-    with pytest.raises(CommandError, match="from outside"):
-        lab.run(sys.executable, "-m", "tests.cluster.lab", "down")
-    assert "node1" in lab.run("hostname")
-
-
 def test_an_image_is_built_pushed_and_pulled(namespace: str, tmp_path: Path) -> None:
     (tmp_path / "said").write_text("built here\n")
     (tmp_path / "Dockerfile").write_text(
@@ -201,83 +184,6 @@ def test_a_kubelet_comes_back_to_its_pods(namespace: str) -> None:
     kubernetes.stop("kubelet")
     kubernetes.start_kubelet()
     lab.kubectl("-n", namespace, "delete", "pod", "web", "--timeout=60s")
-
-
-@pytest.fixture
-def other_lab(containerd: None) -> Iterator[dict[str, str]]:
-    """Return the environment of a second lab beside the one that the tests share."""
-    environment = {**os.environ, "WASMFN_LAB_NAME": f"test-{os.getpid()}"}
-    yield environment
-    command(environment, "down")
-    shutil.rmtree(paths.ROOT / "labs" / environment["WASMFN_LAB_NAME"])
-
-
-def command(environment: dict[str, str], *words: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.cluster.lab", *words],
-        cwd=CHECKOUT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def test_nothing_of_a_lab_stays(other_lab: dict[str, str]) -> None:
-    command(other_lab, "up", "containerd")
-    state = paths.ROOT / "labs" / other_lab["WASMFN_LAB_NAME"] / "state"
-    cgroups = [Path(line) for line in (state / "cgroups").read_text().splitlines()]
-    pids = {pid for cgroup in cgroups for pid in _members(cgroup)}
-    assert len(pids) >= 4
-    _run_a_container(other_lab)
-    # A lab whose daemon crashed and whose container still runs is a lab to remove all the same.
-    containerd_pid = int((state / "pids/containerd").read_text().split()[0])
-    os.kill(containerd_pid, 9)
-    pids |= {pid for cgroup in cgroups for pid in _members(cgroup)}
-
-    command(other_lab, "down")
-
-    assert not state.exists()
-    assert not [cgroup for cgroup in cgroups if cgroup.exists()]
-    assert not [pid for pid in pids if process.started(pid)]
-    assert other_lab["WASMFN_LAB_NAME"] not in Path("/proc/mounts").read_text()
-
-
-def test_a_lab_whose_maker_died_before_it_wrote_a_pid_is_ended(other_lab: dict[str, str]) -> None:
-    command(other_lab, "up", "containerd")
-    state = paths.ROOT / "labs" / other_lab["WASMFN_LAB_NAME"] / "state"
-    pid, ticks = map(int, (state / "pids/node").read_text().split())
-    shutil.rmtree(state / "pids")
-
-    command(other_lab, "down")
-
-    assert process.started(pid) != ticks
-    assert not state.exists()
-
-
-def test_up_replaces_what_an_earlier_run_left(other_lab: dict[str, str]) -> None:
-    command(other_lab, "up", "containerd")
-    state = paths.ROOT / "labs" / other_lab["WASMFN_LAB_NAME"] / "state"
-    first = (state / "pids/node").read_text()
-    os.kill(int((state / "pids/containerd").read_text().split()[0]), 9)
-
-    command(other_lab, "up", "containerd")
-
-    assert (state / "pids/node").read_text() != first
-    pid, ticks = map(int, first.split())
-    assert process.started(pid) != ticks
-    _run_a_container(other_lab)
-
-
-def _run_a_container(environment: dict[str, str]) -> None:
-    container = ["ctr", "-n", "k8s.io", "run", "--detach", BUSYBOX_IMAGE, "idle", "sleep", "600"]
-    command(environment, "exec", "--", *container)
-
-
-def _members(cgroup: Path) -> list[int]:
-    return [int(pid) for file in cgroup.rglob("cgroup.procs") for pid in file.read_text().split()]
 
 
 def _answers(url: str) -> bool:

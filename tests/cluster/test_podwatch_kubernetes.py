@@ -125,8 +125,9 @@ async def test_a_keeper_is_told_with_its_address_when_it_runs_and_gone_when_dele
 
 
 async def test_a_keeper_that_ends_is_told_gone_with_its_exit_code(keepers, watching):
-    _, uid = await keepers.start(["sh", "-c", "sleep 1; exit 7"])
+    name, uid = await keepers.start(["sh", "-c", "mkfifo /tmp/end; exit $(cat /tmp/end)"])
     assert isinstance(await watching.of(uid), PodSeen)
+    await keepers.kubectl("exec", name, "--", "sh", "-c", "echo 7 >/tmp/end")
     assert await watching.of(uid) == PodGone(uid, "its keeper ended with exit code 7")
 
 

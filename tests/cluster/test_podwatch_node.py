@@ -29,6 +29,7 @@ from tests.cluster.sandboxes import (
     Pod,
     Sandboxes,
     answering,
+    forget_owner_of,
     one_address,
     process_of,
     without_kubelet,
@@ -64,7 +65,7 @@ class Told:
         self._type = type_
 
     async def next(self):
-        message = await self._subscription.next_msg(timeout=15)
+        message = await self._subscription.next_msg(timeout=60)
         return msgspec.json.decode(message.data, type=self._type)
 
     async def of(self, uid: str) -> PodFact:
@@ -166,6 +167,7 @@ async def test_the_next_owner_of_an_address_is_ready_as_itself_and_the_first_sta
         first = await pods.keeper()
         await facts.until(is_ready(first))
         await pods.remove(first)
+        forget_owner_of(address)
         second = await pods.keeper()
         assert (await facts.until(is_ready(second))).ip == address
         assert node.facts[first.uid].phase == "dead"

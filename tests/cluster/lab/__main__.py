@@ -13,20 +13,29 @@ from tests.cluster.lab import (
     images,
     install,
     kubernetes,
+    machine,
     node,
     paths,
     process,
     supplies,
     tiers,
+    turns,
 )
+from tests.cluster.lab.commands import UnfitError
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Do what the command line says; status 69 (EX_UNAVAILABLE): there can be no lab here."""
     arguments = _parser().parse_args()
-    if reason := tiers.unsupported():
-        sys.exit(f"the lab does not run here: {reason}")
-    arguments.do(arguments)
+    reason = machine.unfit()
+    if not reason:
+        try:
+            arguments.do(arguments)
+        except UnfitError as error:
+            reason = str(error)
+    if reason:
+        sys.stderr.write(f"no lab: {reason}\n")
+        sys.exit(os.EX_UNAVAILABLE)
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
@@ -40,6 +49,7 @@ def _up(arguments: argparse.Namespace) -> None:
     _prepare(arguments)
     up = tiers.cluster_up if arguments.tier == "cluster" else tiers.containerd_up
     _timed(f"{arguments.tier} up", up)
+    turns.keep()
 
 
 def _down(_: argparse.Namespace) -> None:

@@ -17,6 +17,10 @@ class CommandError(Exception):
         self.said = said
 
 
+class UnfitError(Exception):
+    """The lab cannot be had on this machine; the text says why, in one sentence."""
+
+
 def run(
     *command: str | Path,
     env: Mapping[str, str] | None = None,

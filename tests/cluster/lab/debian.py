@@ -4,6 +4,7 @@ No host is named here: other suites are read from the mirror that the machine's 
 `debian.sources` names, with its keys, into package lists of the lab's own.
 """
 
+import contextlib
 import os
 import re
 import subprocess
@@ -11,18 +12,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.cluster.lab import paths
-from tests.cluster.lab.commands import run
+from tests.cluster.lab.commands import CommandError, UnfitError, run
 
 MACHINE_SOURCES = Path("/etc/apt/sources.list.d/debian.sources")
 _QUIET = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
 
 
 def install(packages: Sequence[str]) -> None:
-    """Install what is missing of `packages` from the machine's own suite."""
+    """Install what is missing of `packages` from the machine's own suite.
+
+    Raises:
+        UnfitError: They cannot be fetched.
+    """
     missing = [package for package in packages if not _installed(package)]
     if missing:
-        run("apt-get", "update", "-qq", env=_QUIET)
-        run("apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing, env=_QUIET)
+        # The machine may know other mirrors, whose failure is no matter: what comes next tells.
+        with contextlib.suppress(CommandError):
+            run("apt-get", "update", "-qq", env=_QUIET)
+        wanted = ["install", "-y", "-qq", "--no-install-recommends", *missing]
+        _fetch(*wanted, "--download-only")
+        run("apt-get", *wanted, env=_QUIET)
 
 
 def _installed(package: str) -> bool:
@@ -31,8 +40,20 @@ def _installed(package: str) -> bool:
     return answer.stdout == "installed"
 
 
+def _fetch(*words: str, cwd: Path | None = None) -> None:
+    try:
+        run("apt-get", *words, env=_QUIET, cwd=cwd)
+    except CommandError as error:
+        why = error.said.strip().splitlines()[-1:] or ["apt-get does not say why"]
+        raise UnfitError(f"Debian's packages cannot be fetched: {why[0]}") from error
+
+
 class Suite:
-    """The package lists of a suite that this machine does not install from."""
+    """The package lists of a suite that this machine does not install from.
+
+    Raises:
+        UnfitError: The mirror cannot be reached, at first or later.
+    """
 
     def __init__(self, name: str, types: str = "deb") -> None:
         self.name = name
@@ -49,14 +70,14 @@ class Suite:
             "APT::Sandbox::User": "root",
         }
         self._options = [f"-o{key}={value}" for key, value in settings.items()]
-        run("apt-get", *self._options, "update", "-qq")
+        _fetch(*self._options, "update", "-qq", "--error-on=any")
 
     def unpack(self, packages: Sequence[str], into: Path) -> None:
         """Fetch packages and unpack them below `into`, installing nothing."""
         debs = into.with_name(into.name + ".debs")
         for directory in (debs, into):
             directory.mkdir(parents=True, exist_ok=True)
-        run("apt-get", *self._options, "download", "-qq", *packages, cwd=debs)
+        _fetch(*self._options, "download", "-qq", *packages, cwd=debs)
         for deb in debs.glob("*.deb"):
             run("dpkg", "-x", deb, into)
             deb.unlink()
@@ -65,7 +86,7 @@ class Suite:
     def source(self, package: str, into: Path) -> Path:
         """Fetch a source package into the directory `into` and return its .dsc file."""
         into.mkdir(parents=True, exist_ok=True)
-        run("apt-get", *self._options, "source", "-qq", "--download-only", package, cwd=into)
+        _fetch(*self._options, "source", "-qq", "--download-only", package, cwd=into)
         return next(into.glob(f"{package}_*.dsc"))
 
 

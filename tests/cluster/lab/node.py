@@ -5,7 +5,6 @@ and with them the mounts and the network: nothing is left to clean up but files 
 """
 
 import ctypes
-import errno
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from tests.cluster.lab import commands, paths, process
+from tests.cluster.lab import cgroups, commands, paths, process
 from tests.cluster.lab.commands import wait_until
 from tests.cluster.lab.process import Process
 
@@ -24,8 +23,7 @@ ADDRESS = "10.41.0.1"
 PODS = "10.42.0.0/24"
 SERVICES = "10.43.0.0/16"
 
-_CGROUPS = Path("/sys/fs/cgroup")
-_NAMESPACES = ("--mount", "--net", "--pid", "--cgroup", "--uts")
+NAMESPACES = ("--mount", "--net", "--pid", "--cgroup", "--uts")
 _CLONE_NEWNET = 0x40000000
 
 # Makes the shell that runs it, and so what it becomes, a member of the node's cgroups.
@@ -36,11 +34,11 @@ def up() -> None:
     """Make the node; what an earlier run left behind is removed first."""
     down()
     paths.LOGS.mkdir(parents=True)
-    cgroups = _make_cgroups()
-    (paths.STATE / "cgroups").write_text("".join(f"{cgroup}\n" for cgroup in cgroups))
-    unshare = ["unshare", *_NAMESPACES, "--propagation", "private", "--fork", "--kill-child"]
+    made = cgroups.make(f"wasmfn-lab-{os.getpid()}")
+    (paths.STATE / "cgroups").write_text("".join(f"{cgroup}\n" for cgroup in made))
+    unshare = ["unshare", *NAMESPACES, "--propagation", "private", "--fork", "--kill-child"]
     node = ["sh", str(Path(__file__).with_name("node.sh")), str(paths.STATE)]
-    node += [NAME, f"{ADDRESS}/24", SERVICES, *_hierarchies()]
+    node += [NAME, f"{ADDRESS}/24", SERVICES, *cgroups.hierarchies()]
     parent = _spawn([*unshare, *node], log=paths.LOGS / "node")
     first: Process | None = None
 
@@ -60,11 +58,11 @@ def down() -> None:
     if first := process.load("node"):
         first.kill()
     try:
-        cgroups = (paths.STATE / "cgroups").read_text().split()
+        made = (paths.STATE / "cgroups").read_text().split()
     except FileNotFoundError:
-        cgroups = []
-    for cgroup in cgroups:
-        _remove_cgroup(Path(cgroup))
+        made = []
+    for cgroup in made:
+        cgroups.remove(Path(cgroup))
     if paths.STATE.exists():
         shutil.rmtree(paths.STATE)
 
@@ -79,7 +77,7 @@ def inside(*command: str | Path) -> list[str]:
     Raises:
         RuntimeError: The lab is down.
     """
-    enter = ["nsenter", "--target", str(_first().pid), *_NAMESPACES, f"--wdns={Path.cwd()}", "--"]
+    enter = ["nsenter", "--target", str(_first().pid), *NAMESPACES, f"--wdns={Path.cwd()}", "--"]
     return enter + [str(word) for word in command]
 
 
@@ -119,11 +117,11 @@ def _spawn(command: list[str], log: Path, env: Mapping[str, str] | None = None) 
 
     Not by `subprocess`, which warns of processes that are forgotten before they end.
     """
-    cgroups = " ".join((paths.STATE / "cgroups").read_text().split())
+    joined = " ".join((paths.STATE / "cgroups").read_text().split())
     return os.posix_spawnp(
         "sh",
         ["sh", "-c", _JOIN, "sh", *command],
-        {**os.environ, **(env or {}), "WASMFN_LAB_CGROUPS": cgroups},
+        {**os.environ, **(env or {}), "WASMFN_LAB_CGROUPS": joined},
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
@@ -166,71 +164,3 @@ def _first() -> Process:
     if first is None:
         raise RuntimeError("the lab is down: run `python -m tests.cluster.lab up`")
     return first
-
-
-def unsupported() -> str:
-    """Return why a node cannot be made on this machine, or an empty text."""
-    if os.geteuid() != 0:
-        return "needs root"
-    if Path("/run/wasmfn-lab-node").exists():
-        # Process ids mean others there, so that a lab that runs would look like one that crashed.
-        return "this is the lab's node: it is started and ended from outside"
-    if not _hierarchies():
-        return "kubelet 1.20 needs cgroup v1 controllers, and this machine has none mounted"
-    return ""
-
-
-def _hierarchies() -> list[str]:
-    """Return the mount options of each cgroup v1 hierarchy of this machine."""
-    found = []
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, place, kind, options, *_ = line.split()
-        if kind == "cgroup" and Path(place).parent == _CGROUPS:
-            chosen = [option for option in options.split(",") if _is_controller(option)]
-            found.append(",".join(chosen))
-    return found
-
-
-def _is_controller(option: str) -> bool:
-    general = ("rw", "ro", "xattr", "clone_children", "release_agent=")
-    return not option.startswith(("no", "rel", *general))
-
-
-def _make_cgroups() -> list[Path]:
-    """Make a cgroup in each hierarchy, below the one that this process is in."""
-    own = {}
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        own[controllers] = path
-    made = []
-    for options in _hierarchies():
-        parent = _CGROUPS / options.removeprefix("name=") / own[options].lstrip("/")
-        cgroup = parent / f"wasmfn-lab-{os.getpid()}"
-        cgroup.mkdir()
-        for setting in ("cpuset.cpus", "cpuset.mems"):
-            # A cpuset takes no process before it has both.
-            if (cgroup / setting).exists():
-                (cgroup / setting).write_text((parent / setting).read_text())
-        made.append(cgroup)
-    return made
-
-
-def _remove_cgroup(cgroup: Path) -> None:
-    """Remove a cgroup of the lab, after ending whatever is in it that no file told of."""
-    for file in cgroup.rglob("cgroup.procs"):
-        for pid in file.read_text().split():
-            if ticks := process.started(int(pid)):
-                Process(int(pid), ticks).kill()
-
-    def removed() -> bool:
-        # The kernel may still be at ending them.
-        try:
-            for directory, _, _ in os.walk(cgroup, topdown=False):
-                Path(directory).rmdir()
-        except OSError as problem:
-            if problem.errno != errno.EBUSY:
-                raise
-            return False
-        return True
-
-    wait_until(f"{cgroup} is empty", removed, within_s=10)

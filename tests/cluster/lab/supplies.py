@@ -61,6 +61,8 @@ def _bootstrap(root: Path) -> None:
     new = root.with_name("new-" + root.name)
     new.unlink(missing_ok=True)
     options = ["--quiet", "--variant=minbase", f"--include={','.join(_PACKAGES)}"]
+    # It says so if the mirror is away, which would be a long story of mmdebstrap's.
+    debian.Suite("bookworm")
     # It is made once: no need to wait for the disk after every file.
     options += ["--dpkgopt=force-unsafe-io"]
     options += [f"--dpkgopt=path-exclude={unread}" for unread in _UNREAD]

@@ -1,8 +1,6 @@
 """The lab's two tiers: containerd with a registry, and Kubernetes on top of them."""
 
-import os
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 from tests.cluster.lab import (
     containerd,
@@ -14,6 +12,7 @@ from tests.cluster.lab import (
     paths,
     process,
     registry,
+    supplies,
 )
 from tests.cluster.lab.commands import lock
 
@@ -28,16 +27,6 @@ _CLUSTER = (
 )
 
 
-def unsupported() -> str:
-    """Return why the lab cannot run on this machine, or an empty text."""
-    if os.environ.get("WASMFN_LAB") == "off":
-        return "WASMFN_LAB=off"
-    release = Path("/etc/os-release")
-    if not release.exists() or "VERSION_CODENAME=bookworm" not in release.read_text():
-        return "needs Debian 12, whose packages it is made of"
-    return node.unsupported()
-
-
 def prepare_containerd() -> None:
     """Make what tier 1 takes, as far as it is missing: a minute on a new machine."""
     install.install()
@@ -47,6 +36,7 @@ def prepare_containerd() -> None:
 def prepare_cluster() -> None:
     """Make what both tiers take, as far as it is missing: ten minutes on a new machine."""
     prepare_containerd()
+    supplies.make()
     kubernetes_build.build()
 
 

@@ -73,9 +73,19 @@ class RunningBuilder:
                 env={**os.environ, **environment, "NOTIFY_SOCKET": str(self._directory / "notify")},
                 stderr=log,
             )
-            async with asyncio.timeout(20):
+
+            async def says_ready() -> None:
                 while b"READY=1" not in await loop.sock_recv(notified, 4096):
                     pass
+
+            ready = asyncio.create_task(says_ready())
+            ended = asyncio.create_task(self.process.wait())
+            # Kubernetes' client alone takes two seconds of a processor that others may want.
+            await asyncio.wait({ready, ended}, timeout=60, return_when=asyncio.FIRST_COMPLETED)
+            ended.cancel()
+            if not ready.done():
+                ready.cancel()
+                pytest.fail(f"the builder does not become ready:\n{self.log.read_text()}")
         (self._directory / "notify").unlink()
 
     async def end(self, how: signal.Signals = signal.SIGTERM) -> int:
