@@ -1,3 +1,4 @@
 from tests.examples.interpreters import cpython, micropython, quickjs
+from tests.examples.plain import compiled, engine, run
 
-__all__ = ["cpython", "micropython", "quickjs"]
+__all__ = ["compiled", "cpython", "engine", "micropython", "quickjs", "run"]
