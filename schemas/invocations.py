@@ -49,6 +49,12 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     host: str = ""
     headers: Fields = ()
     """Without credentials, which are checked when it is accepted and not kept."""
+    parameters: Fields = ()
+    """The values of the route's path parameters, as the function gets them."""
+    client: str = "unknown"
+    """The address of whoever sent it, and how it was sent: for `X-Forwarded-*`."""
+    scheme: str = "http"
+    trusted: bool = False
     body: bytes = b""
     digest: str = ""
     """SHA-256 over method, target and body: an idempotency key stands for one request only."""

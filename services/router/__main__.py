@@ -20,6 +20,7 @@ from services.bus.streams import provide
 from services.process import Process, PublicError, Server, serve
 from services.router import sync
 from services.router.activity import Progress, report
+from services.router.asynchronous.start import Asynchronous
 from services.router.demand import asker
 from services.router.framing import networks
 from services.router.invoke import Invocations
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 
 _SNAPSHOT_S: Final = 5.0
 _BACKLOG: Final = 2048
+_CUT_S: Final = 1.0
+"""What is still under way that long before the end of the grace is cut, and tried elsewhere."""
 _OTHER_FILES: Final = 64
 """Descriptors that are no connections of clients or to instances."""
 
@@ -76,19 +79,23 @@ async def main(process: Process, settings: RouterSettings) -> None:
         process.start(report(bus, router, slots, metrics, progress), "activity")
         process.start(bus.watch(), "bus")
         await settle(bus.nc)
-        app = Invocations(slots, pool, limits, metrics, events.emit, trusted)
+        asynchronous = Asynchronous(bus, slots, pool, limits, events.emit, settings)
+        app = Invocations(
+            slots, pool, limits, metrics, events.emit, trusted, asynchronous.acceptance
+        )
         server = data_server(app, settings)
         prometheus_client.REGISTRY.register(Collector(metrics, gauges(slots, pool, server)))
         # Who connects during a restart waits in the backlog for the whole route table.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SNAPSHOT_S):
                 await complete.wait()
+        process.start(asynchronous.work(complete), "the queue of invocations")
         running = asyncio.create_task(server.serve([listener]), name="data port")
         log.info("serving", extra={"http": "http://{}:{}".format(*listener.getsockname()[:2])})
         serving.met()
         await process.stopping.wait()
         server.should_exit = True
-        await running
+        await asyncio.gather(running, asynchronous.lanes.drain(settings.grace_s - _CUT_S))
         slots.close()
         pool.close()
 

@@ -16,6 +16,10 @@ from typing import Any, Final
 import msgspec
 
 from schemas.events import Event, new_event
+from schemas.invocations import RESERVED_PATH
+from services.router.asynchronous.accept import Acceptance, Offer
+from services.router.asynchronous.door import Refusal, Reply
+from services.router.asynchronous.identity import prefers_async
 from services.router.body import BodyRefused, Receive, RequestBody
 from services.router.choice import Cause
 from services.router.exchange import CallFailed, Exchange
@@ -91,6 +95,13 @@ class _Reply:
         await self._start(problem.status, headers)
         await self._put(body, more=False)
 
+    async def whole(self, answer: Reply) -> None:
+        """Send an answer of the router's own."""
+        status, headers, body = answer
+        length = (b"content-length", b"%d" % len(body))
+        await self._start(status, [*headers, length, (b"x-request-id", self._request_id.encode())])
+        await self._put(body, more=False)
+
     async def relay(self, answer: Answer, exchange: Exchange) -> None:
         """Pass the answer on as it comes, as fast as the client takes it.
 
@@ -149,8 +160,10 @@ class Invocations:
         metrics: Metrics,
         emit: Callable[[Event], None],
         trusted: tuple[Network, ...] = (),
+        acceptance: Acceptance | None = None,
     ) -> None:
         self._state = slots.state
+        self._acceptance = acceptance
         self._slots = slots
         self._pool = pool
         self._limits = limits
@@ -171,7 +184,7 @@ class Invocations:
         try:
             try:
                 await self._serve(scope, receive, reply, trace, began)
-            except (Refused, BodyRefused, NoSlot) as refusal:
+            except (Refused, BodyRefused, NoSlot, Refusal) as refusal:
                 if reply.status:
                     client.abort()
                 else:
@@ -208,8 +221,15 @@ class Invocations:
             raise Refused(Problem(bad.status, bad.detail, close=True)) from None
         except BadPath as bad:
             raise Refused(Problem(400, str(bad))) from None
+        if path.startswith(RESERVED_PATH):
+            await reply.whole(await self._own(method, path))
+            return
         match, function = self._route(host_name(incoming.host.decode("latin-1")), method, path)
         reply.function = function.key
+        if self._acceptance is not None and prefers_async(scope["headers"]):
+            offer = await self._offer(scope, receive, incoming, trace, match, function)
+            await reply.whole(await self._acceptance.accept(offer))
+            return
         body = RequestBody(receive, incoming.length, function.body_bytes, self._limits)
         await body.read_ahead()
         call = _Call(
@@ -221,6 +241,11 @@ class Invocations:
             buffered=scope["http_version"] == "1.0",
         )
         until = began + self._limits.transfer_s + self._limits.park_s
+        await self._call(call, reply, trace, until)
+
+    async def _call(self, call: _Call, reply: _Reply, trace: Trace, until: float) -> None:
+        """Make the call, on one endpoint after another if need be, and pass its answer on."""
+        function = call.function
         unanswered = 0
         while True:
             within = max(0.0, min(self._limits.park_s, until - self._loop.time()))
@@ -236,8 +261,8 @@ class Invocations:
                     unanswered += 1
                 if not may_retry(
                     failed.failure,
-                    method=method,
-                    replayable=body.replayable,
+                    method=call.method,
+                    replayable=call.body.replayable,
                     reused=failed.reused,
                     unanswered=unanswered,
                 ):
@@ -264,6 +289,48 @@ class Invocations:
             detail = "the route's function is not there yet; deploy it, or send the request later"
             raise Refused(Problem(503, detail, retry_after_s=5.0))
         return found, function
+
+    async def _own(self, method: str, path: str) -> Reply:
+        """Return the answer to a request for a path of the platform's own."""
+        if self._acceptance is None:
+            raise Refused(Problem(404, "nothing is served here; check the URL"))
+        return await self._acceptance.show(method, path)
+
+    async def _offer(
+        self,
+        scope: Scope,
+        receive: Receive,
+        incoming: Incoming,
+        trace: Trace,
+        match: Match,
+        function: Function,
+    ) -> Offer:
+        """Return a request that is to be stored, with its whole body."""
+        body = RequestBody(receive, incoming.length, function.body_bytes, self._limits)
+        await body.read_ahead()
+        whole = body.ahead
+        while not body.complete and self._acceptance is not None:
+            whole += await body.read_on()
+            if len(whole) > self._acceptance.body_bytes:
+                break  # It is refused for its size, whatever follows.
+        peer = scope["client"][0] if scope["client"] else "unknown"
+        query: bytes = scope["query_string"]
+        target: bytes = scope["raw_path"]
+        return Offer(
+            function=function.key,
+            route=match.route.name,
+            method=scope["method"],
+            target=(target + b"?" + query if query else target).decode("latin-1"),
+            host=incoming.host.decode("latin-1"),
+            headers=scope["headers"],
+            parameters=parameter_headers(match.route.parameters, match.values),
+            body=whole,
+            client=peer,
+            scheme=scope["scheme"],
+            trusted=is_trusted(peer, self._trusted),
+            correlation=trace.request_id,
+            traceparent=trace.traceparent,
+        )
 
     def _head(self, scope: Scope, incoming: Incoming, trace: Trace, match: Match) -> bytes:
         peer = scope["client"][0] if scope["client"] else "unknown"

@@ -40,3 +40,10 @@ class RouterSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown_
     """How long a client's connection may be idle between requests."""
     max_connections: Count = 16_384
     """Client connections at once; more are answered 503."""
+
+    async_body_bytes: Annotated[int, Meta(ge=0, le=64 * 1024 * 1024)] = 512 * 1024
+    """The largest request that is stored; less where NATS takes smaller messages."""
+    async_answer_bytes: Annotated[int, Meta(ge=0, le=64 * 1024 * 1024)] = 512 * 1024
+    """How much of an answer is stored. It must fit into a message of NATS in base64."""
+    async_concurrency: Count = 256
+    """Stored invocations that this router runs at once, of all functions together."""

@@ -19,6 +19,7 @@ from schemas import subjects
 from schemas.active import Active, ActiveFunction, ActiveRoute
 from schemas.endpoints import Endpoint
 from schemas.pods import PodFact
+from schemas.specs import Asynchronous, Interface
 from services.router.choice import FOREVER, Candidate, Ejection
 from services.router.table import Key, Table, compact
 
@@ -51,6 +52,8 @@ class Function(msgspec.Struct, frozen=True):
     revision: int
     timeout_s: float
     body_bytes: int
+    interface: Interface = "args"
+    asynchronous: Asynchronous = Asynchronous()
 
 
 class Fleet:
@@ -155,7 +158,12 @@ def apply_active(state: State, subject: str, active: Active | None) -> list[Key]
         if isinstance(active, ActiveFunction):
             limits = active.spec.limits
             state.functions[name] = Function(
-                name, active.revision, limits.timeout_s, limits.body_bytes
+                name,
+                active.revision,
+                limits.timeout_s,
+                limits.body_bytes,
+                active.spec.interface,
+                active.spec.asynchronous,
             )
         elif active is None:
             state.functions.pop(name, None)

@@ -17,7 +17,7 @@ from schemas.active import ActiveFunction, ActiveRoute
 from schemas.builds import Artifact
 from schemas.endpoints import Endpoint
 from schemas.pods import PodFact
-from schemas.specs import FunctionSpec, Limits, Module, RouteSpec
+from schemas.specs import Asynchronous, FunctionSpec, Limits, Module, RouteSpec
 from services.bus.streams import ensure_streams
 from tests.services.router.clients import Peer, Response, connect, eventually, request
 from tests.services.router.instances import Handler, Instance, echo
@@ -102,8 +102,16 @@ class Platform:
     async def delete(self, subject: str) -> None:
         await self.js.publish(subject, b"", headers={"Nats-Rollup": "sub"})
 
-    async def function(self, name: str = "f", revision: int = 1, **limits: Any) -> None:
-        spec = FunctionSpec(module=Module(DIGEST), limits=Limits(**limits))
+    async def function(
+        self,
+        name: str = "f",
+        revision: int = 1,
+        asynchronous: Asynchronous = Asynchronous(),  # noqa: B008 - frozen
+        **limits: Any,
+    ) -> None:
+        spec = FunctionSpec(
+            module=Module(DIGEST), limits=Limits(**limits), asynchronous=asynchronous
+        )
         artifact = Artifact(DIGEST, "e", 1, DIGEST, "s")
         active = ActiveFunction("default", name, revision, spec, DIGEST, artifact, "f.wasm")
         subject = subjects.ACTIVE.subject(kind="function", namespace="default", name=name)

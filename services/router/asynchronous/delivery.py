@@ -1,0 +1,298 @@
+"""One message of the queue, from its delivery to the moment it may leave the queue.
+
+The steps, and what a crash between two of them leads to:
+
+1. delivered: the attempt has a number, counted by the server;
+2. run: a crash now or before 5 delivers it again, as the next attempt;
+3. its outcome is sent on, under ids of its own: sent again, it is the same;
+4. its result or its dead letter and then its result are stored;
+5. it is acknowledged: a crash before is found by the final result, and nothing runs again.
+
+While any of this goes on the lease is extended, also while NATS is full and a
+result cannot be stored: then nothing new is taken either.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Final, Protocol, TypeVar
+
+import msgspec
+from nats.aio.msg import Msg
+
+from schemas.events import Event, Level, new_event
+from schemas.invocations import FINAL, Answer, Attempt, DeadLetter, Invocation, Result
+from schemas.specs import Asynchronous
+from schemas.subjects import INVOCATIONS
+from services.bus.connection import Bus
+from services.bus.errors import BusError, BusUnavailable
+from services.bus.pull import acknowledge, extend, put_back
+from services.router.asynchronous import outlet, policy
+from services.router.asynchronous.execution import Unanswered
+from services.router.asynchronous.metrics import AsyncMetrics
+from services.router.asynchronous.outlet import Message
+from services.router.asynchronous.policy import Again, Dead, Done
+from services.router.asynchronous.report import answered, letter_of, result_of, unanswered
+from services.router.asynchronous.store import Name, Store, name_of, until_stored
+from services.router.state import Function
+
+log = logging.getLogger(__name__)
+
+_UNREADABLE_BYTES: Final = 64 * 1024
+_MEMORY_S: Final = 24 * 3600.0
+"""How much longer than its next pause the memory of failed attempts is kept."""
+_READ_PAUSE_S: Final = 0.5
+T = TypeVar("T")
+GONE: Final = "the function is not in force; deploy it, or delete what calls it"
+
+
+class Runner(Protocol):
+    """Makes the call of a stored request."""
+
+    async def run(self, invocation: Invocation, function: Function) -> Answer:
+        """Return the answer, or raise Unanswered."""
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What an attempt came to."""
+
+    attempt: Attempt
+    answer: Answer | None
+
+
+Send = Callable[[Message], Awaitable[None]]
+
+
+class Deliveries:
+    """Carries deliveries to their end. Each call of `carry` is independent of the others."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        store: Store,
+        runner: Runner,
+        send: Send,
+        metrics: AsyncMetrics,
+        emit: Callable[[Event], None],
+    ) -> None:
+        self._bus = bus
+        self._store = store
+        self._runner = runner
+        self._send = send
+        self._metrics = metrics
+        self._emit = emit
+
+    async def carry(
+        self, msg: Msg, function: Function | None, lease_s: float, turn: asyncio.Semaphore
+    ) -> None:
+        """Make one attempt and act on what it came to.
+
+        Args:
+            msg: as it was delivered.
+            function: what is in force, None if nothing is.
+            lease_s: how long the lease of the message is.
+            turn: what has to be waited for before anything is done.
+        """
+        async with self._leased(msg, lease_s), turn:
+            try:
+                leave = await self._carry(msg, function)
+            except asyncio.CancelledError:
+                # This router ends: another may go on at once.
+                await put_back(self._bus, msg, 0.0)
+                raise
+            if leave is None:
+                await acknowledge(self._bus, msg)
+            else:
+                await put_back(self._bus, msg, leave)
+
+    async def _carry(self, msg: Msg, function: Function | None) -> float | None:
+        """Return None once the message may leave the queue, or when to deliver it again."""
+        try:
+            invocation = msgspec.json.decode(msg.data, type=Invocation)
+        except (msgspec.DecodeError, ValueError) as error:
+            await self._bury_unreadable(msg, str(error))
+            return None
+        number = msg.metadata.num_delivered or 1
+        rules = function.asynchronous if function is not None else Asynchronous()
+        before: tuple[Attempt, ...] = ()
+        if number > 1 or invocation.repeatable:
+            known = await self._recall(self._store.result, invocation)
+            if known is not None and known.run >= invocation.run and known.state in FINAL:
+                return None
+            mine = known is not None and known.run == invocation.run
+            before = policy.with_lost(known.attempts if known and mine else (), number)
+        if number > 1:
+            letter = await self._recall(self._store.dead, invocation)
+            buried = letter.invocation if letter is not None else None
+            if letter is not None and buried is not None and buried.run == invocation.run:
+                await self._mourn(invocation, letter, None, rules)
+                return None
+        if number > rules.retry.attempts:
+            # The last attempt was under way when its router ended.
+            outcome = Outcome(before[-1], None)
+            attempts = before
+        else:
+            outcome = await self._attempt(invocation, function, number)
+            attempts = (*before, outcome.attempt)
+        return await self._settle(invocation, outcome, attempts, rules)
+
+    async def _attempt(
+        self, invocation: Invocation, function: Function | None, number: int
+    ) -> Outcome:
+        began_at = datetime.now(UTC)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+
+        def took_ms() -> float:
+            return round((loop.time() - began) * 1000, 3)
+
+        if function is None:
+            return Outcome(unanswered(number, 503, GONE, began_at, 0.0), None)
+        try:
+            answer = await self._runner.run(invocation, function)
+        except Unanswered as failed:
+            attempt = unanswered(number, failed.status, str(failed), began_at, took_ms())
+            return Outcome(attempt, None)
+        attempt = answered(number, answer, function.interface, began_at, took_ms())
+        return Outcome(attempt, answer)
+
+    async def _settle(
+        self,
+        invocation: Invocation,
+        outcome: Outcome,
+        attempts: tuple[Attempt, ...],
+        rules: Asynchronous,
+    ) -> float | None:
+        attempt = outcome.attempt
+        self._metrics.attempted(invocation, attempt)
+        verdict = policy.judge(attempt, rules.retry, random.random())  # noqa: S311 - jitter
+        now = datetime.now(UTC)
+        match verdict:
+            case Done():
+                assert outcome.answer is not None  # noqa: S101 - what is done was answered
+                await self._send_on(
+                    outlet.of_success(invocation, outcome.answer, rules, now), invocation
+                )
+                done = result_of(invocation, "done", now, attempts, answer=outcome.answer)
+                await self._keep(done, rules.result_ttl_s)
+                self._metrics.ended(invocation, "done")
+                self._tell(invocation, "invocation-done", _sentence(attempt, "is done"), attempt)
+                return None
+            case Again(delay):
+                again_at = now + timedelta(seconds=delay)
+                waiting = result_of(
+                    invocation, "retrying", now, attempts,
+                    message=attempt.error, answer=None, next_attempt_at=again_at,
+                )  # fmt: skip
+                await self._keep(waiting, rules.result_ttl_s + delay + _MEMORY_S)
+                said = _sentence(attempt, f"failed and is tried again in {delay:.1f} s")
+                self._tell(invocation, "attempt-failed", said, attempt, level="warning")
+                return delay
+            case Dead():
+                letter = letter_of(invocation, verdict, now, attempts)
+                await until_stored(lambda: self._store.put_dead(letter))
+                await self._mourn(invocation, letter, outcome.answer, rules)
+                return None
+
+    async def _mourn(
+        self, invocation: Invocation, letter: DeadLetter, answer: Answer | None, rules: Asynchronous
+    ) -> None:
+        """Do what follows once a dead letter is stored."""
+        attempts, message, time = letter.attempts, letter.message, letter.time
+        await self._send_on(
+            outlet.of_failure(invocation, letter.reason, message, attempts, rules, time), invocation
+        )
+        result = result_of(invocation, "dead", time, attempts, message=message, answer=answer)
+        await self._keep(result, rules.result_ttl_s)
+        self._metrics.ended(invocation, "dead")
+        last = attempts[-1]
+        said = _sentence(last, f"is a dead letter now ({letter.reason})")
+        self._tell(invocation, "invocation-dead", said, last, level="error")
+
+    async def _bury_unreadable(self, msg: Msg, error: str) -> None:
+        tokens = INVOCATIONS.parse(msg.subject)
+        if tokens is None:
+            log.error("dropping what is on %s, which names no invocation", msg.subject)
+            return
+        letter = DeadLetter(
+            namespace=tokens["namespace"],
+            function=tokens["function"],
+            id=tokens["id"],
+            time=datetime.now(UTC),
+            reason="unreadable",
+            message=f"what is stored is no invocation of this version: {error}",
+            invocation=None,
+            unreadable=msg.data[:_UNREADABLE_BYTES],
+        )
+        await until_stored(lambda: self._store.put_dead(letter))
+
+    async def _send_on(self, outlets: list[Invocation | Message], invocation: Invocation) -> None:
+        for thing in outlets:
+            if isinstance(thing, Message):
+                message = thing
+                await self._send(message)
+            else:
+                following = thing
+                await until_stored(lambda: self._store.enqueue(following))  # noqa: B023 - awaited here
+                self._metrics.accepted(following)
+                self._tell(
+                    following, "invocation-accepted",
+                    f"accepted, as the outcome of {invocation.function} goes to it",
+                )  # fmt: skip
+
+    async def _keep(self, result: Result, ttl_s: float) -> None:
+        await until_stored(lambda: self._store.put_result(result, ttl_s))
+
+    async def _recall(
+        self, read: Callable[[Name], Awaitable[T | None]], invocation: Invocation
+    ) -> T | None:
+        """Read what is known of an invocation, for as long as NATS is away."""
+        while True:
+            try:
+                return await read(name_of(invocation))
+            except BusUnavailable:
+                await asyncio.sleep(_READ_PAUSE_S)
+
+    @contextlib.asynccontextmanager
+    async def _leased(self, msg: Msg, lease_s: float) -> AsyncIterator[None]:
+        """Extend the lease while inside."""
+
+        async def keep() -> None:
+            while True:
+                await asyncio.sleep(lease_s / 4)
+                with contextlib.suppress(BusError):
+                    await extend(self._bus, msg)
+
+        keeping = asyncio.create_task(keep(), name="lease")
+        try:
+            yield
+        finally:
+            keeping.cancel()
+
+    def _tell(
+        self,
+        invocation: Invocation,
+        what: str,
+        message: str,
+        attempt: Attempt | None = None,
+        level: Level = "info",
+    ) -> None:
+        """Tell the event log; nothing of the request or its answer is in it."""
+        fields = {"status": attempt.status, "attempt": attempt.number} if attempt else {}
+        self._emit(
+            new_event(
+                "router", invocation.namespace, "function", invocation.function, what,
+                f"invocation {invocation.id} of {invocation.function}: {message}",
+                level=level, correlation=invocation.correlation,
+                duration_ms=attempt.duration_ms if attempt else None,
+                invocation=invocation.id, origin=invocation.origin, **fields,
+            )
+        )  # fmt: skip
+
+
+def _sentence(attempt: Attempt, what: str) -> str:
+    status = f" with status {attempt.status}" if attempt.status else ""
+    return f"attempt {attempt.number}{status} {what}"

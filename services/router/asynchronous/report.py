@@ -1,0 +1,106 @@
+"""What an attempt came to, as it is told: attempts, results and dead letters. Pure."""
+
+from datetime import datetime
+
+import msgspec
+
+from schemas.invocations import Answer, Attempt, DeadLetter, Invocation, Result, State
+from schemas.specs import Interface
+from services.router.asynchronous.policy import Dead
+
+_ERROR_CHARACTERS = 300
+RUN_FAILED = 500
+"""What a failed run of the interface `args` counts as, as for a client that asks for raw output."""
+
+
+class _Run(msgspec.Struct):
+    """The part of the keeper's JSON that says whether a run succeeded."""
+
+    status: int = 0
+    error: str = ""
+
+
+def answered(
+    number: int, answer: Answer, interface: Interface, began_at: datetime, duration_ms: float
+) -> Attempt:
+    """Return the attempt that ended with `answer`."""
+    status, error = answer.status, ""
+    if interface == "args" and status == 200 and (failure := _failed_run(answer)) is not None:
+        status, error = RUN_FAILED, f"the run failed: {failure}"
+    elif not 200 <= status < 300:
+        error = f"it answered {status}"
+    return Attempt(
+        number,
+        "failed" if error else "done",
+        status,
+        error[:_ERROR_CHARACTERS],
+        began_at,
+        duration_ms,
+    )
+
+
+def unanswered(
+    number: int, status: int, detail: str, began_at: datetime, duration_ms: float
+) -> Attempt:
+    """Return the attempt that got no answer."""
+    return Attempt(number, "failed", status, detail[:_ERROR_CHARACTERS], began_at, duration_ms)
+
+
+def result_of(
+    invocation: Invocation,
+    state: State,
+    now: datetime,
+    attempts: tuple[Attempt, ...] = (),
+    *,
+    message: str = "",
+    answer: Answer | None = None,
+    next_attempt_at: datetime | None = None,
+) -> Result:
+    """Return what is told at the location."""
+    return Result(
+        namespace=invocation.namespace,
+        function=invocation.function,
+        id=invocation.id,
+        run=invocation.run,
+        state=state,
+        accepted_at=invocation.accepted_at,
+        changed_at=now,
+        origin=invocation.origin,
+        origin_name=invocation.origin_name,
+        correlation=invocation.correlation,
+        digest=invocation.digest,
+        attempts=attempts,
+        next_attempt_at=next_attempt_at,
+        message=message,
+        answer=answer,
+    )
+
+
+def letter_of(
+    invocation: Invocation, dead: Dead, now: datetime, attempts: tuple[Attempt, ...]
+) -> DeadLetter:
+    """Return the dead letter."""
+    return DeadLetter(
+        namespace=invocation.namespace,
+        function=invocation.function,
+        id=invocation.id,
+        time=now,
+        reason=dead.reason,
+        message=dead.message,
+        attempts=attempts,
+        invocation=invocation,
+    )
+
+
+def _failed_run(answer: Answer) -> str | None:
+    """Return why a run failed that the keeper's JSON tells of, or None if it succeeded."""
+    if ("content-type", "application/json") not in answer.headers:
+        return None  # Raw output, which is answered with 200 only for a success.
+    if answer.truncated:
+        # It begins with its status, and what is missing is output.
+        return "see its output" if answer.body.startswith(b'{"status":1') else None
+    try:
+        run = msgspec.json.decode(answer.body, type=_Run)
+    except msgspec.DecodeError:
+        return None
+    return (run.error or "see its output") if run.status else None

@@ -1,0 +1,48 @@
+"""Put the parts together: one router's share of what nobody waits for."""
+
+import asyncio
+from collections.abc import Callable
+
+from schemas.events import Event
+from services.bus.connection import Bus
+from services.router.asynchronous.accept import Acceptance
+from services.router.asynchronous.delivery import Deliveries
+from services.router.asynchronous.execution import Executor
+from services.router.asynchronous.lanes import Lanes
+from services.router.asynchronous.metrics import AsyncMetrics
+from services.router.asynchronous.outbox import Outbox
+from services.router.asynchronous.store import Store
+from services.router.limits import Limits
+from services.router.settings import RouterSettings
+from services.router.slots import Slots
+from services.router.upstream import Pool
+
+
+class Asynchronous:
+    """Accepts invocations, and runs what any router has accepted."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        slots: Slots,
+        pool: Pool,
+        limits: Limits,
+        emit: Callable[[Event], None],
+        settings: RouterSettings,
+    ) -> None:
+        metrics = AsyncMetrics()
+        store = Store(bus)
+        executor = Executor(slots, pool, limits, settings.async_answer_bytes)
+        outbox = Outbox(bus, emit)
+        deliveries = Deliveries(bus, store, executor, outbox.send, metrics, emit)
+        self.lanes = Lanes(
+            bus, store, deliveries, slots.state.functions.get, settings.async_concurrency
+        )
+        self.acceptance = Acceptance(
+            bus, store, metrics, emit, self.lanes.wake, settings.async_body_bytes
+        )
+
+    async def work(self, complete: asyncio.Event) -> None:
+        """Run what is queued, for ever, once it is known what is in force."""
+        await complete.wait()
+        await self.lanes.survey()

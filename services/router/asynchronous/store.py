@@ -1,0 +1,165 @@
+"""The three places of an invocation: the queue, the results, the dead letters.
+
+Thin: each function is one write or one read, under the invocation's own
+subject, so that repeating any of them changes nothing.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import msgspec
+import nats.errors
+from nats.js import api
+from nats.js import errors as js_errors
+
+from schemas.invocations import DeadLetter, Invocation, Result
+from schemas.streams import DEAD, INVOCATIONS, RESULTS, Stream
+from services.bus.connection import Bus
+from services.bus.errors import BusRefused, BusUnavailable
+from services.bus.publish import publish, tombstone
+
+_READ_S: Final = 2.0
+_PER_SUBJECT: Final = "per subject"
+"""In what NATS says when a subject has the one message that it may have."""
+LEASE_MARGIN_S: Final = 10.0
+"""How much longer a lease is than the function's timeout. It is extended long before."""
+
+T = TypeVar("T")
+Name = tuple[str, str, str]
+"""Namespace, function and id of an invocation."""
+
+
+def name_of(thing: Invocation | Result | DeadLetter) -> Name:
+    """Return what `thing` is called in all three places."""
+    return (thing.namespace, thing.function, thing.id)
+
+
+def consumer_name(namespace: str, function: str) -> str:
+    """Return the name of a function's consumer. Names hold no underscore, so it is unique."""
+    return f"{namespace}_{function}"
+
+
+class Store:
+    """Reads and writes invocations."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    async def enqueue(self, invocation: Invocation) -> None:
+        """Store an invocation on the queue. One that waits there already is stored once.
+
+        Raises:
+            BusRefused: the queue is full, or the request is too large.
+            BusUnavailable: NATS does not answer; it may be stored yet.
+        """
+        try:
+            await publish(
+                self._bus,
+                _subject(INVOCATIONS, name_of(invocation)),
+                msgspec.json.encode(invocation),
+                message_id=f"{invocation.id}.{invocation.run}",
+            )
+        except BusRefused as refused:
+            if _PER_SUBJECT not in refused.reason:
+                raise
+
+    async def queued(self, name: Name) -> Invocation | None:
+        """Return an invocation that waits or runs."""
+        return await self._last(INVOCATIONS, name, Invocation)
+
+    async def result(self, name: Name) -> Result | None:
+        """Return how far an invocation is, if that was ever written and has not expired."""
+        return await self._last(RESULTS, name, Result)
+
+    async def known(self, name: Name) -> Invocation | Result | None:
+        """Return what there is of an invocation, or None.
+
+        A result is written before the message leaves the queue, so whoever finds
+        neither looks at the results once more.
+        """
+        return await self.result(name) or await self.queued(name) or await self.result(name)
+
+    async def put_result(self, result: Result, ttl_s: float) -> None:
+        """Say how far an invocation is. Errors are those of `enqueue`."""
+        await publish(
+            self._bus, _subject(RESULTS, name_of(result)), msgspec.json.encode(result), ttl_s=ttl_s
+        )
+
+    async def dead(self, name: Name) -> DeadLetter | None:
+        """Return a dead letter."""
+        return await self._last(DEAD, name, DeadLetter)
+
+    async def put_dead(self, letter: DeadLetter) -> None:
+        """Store a dead letter. Errors are those of `enqueue`."""
+        await publish(self._bus, _subject(DEAD, name_of(letter)), msgspec.json.encode(letter))
+
+    async def remove_dead(self, name: Name) -> None:
+        """Take a dead letter away. Errors are those of `enqueue`."""
+        await tombstone(self._bus, _subject(DEAD, name))
+
+    async def provide_consumer(self, namespace: str, function: str, settings: "Lease") -> None:
+        """Make sure of a function's consumer. Harmless to repeat.
+
+        Raises:
+            BusUnavailable: NATS does not answer.
+        """
+        name = consumer_name(namespace, function)
+        config = api.ConsumerConfig(
+            name=name,
+            durable_name=name,
+            filter_subject=INVOCATIONS.template.filter(namespace=namespace, function=function),
+            ack_policy=api.AckPolicy.EXPLICIT,
+            ack_wait=settings.ack_wait_s,
+            max_ack_pending=settings.max_ack_pending,
+            # The server gives no message up: the last attempt is the one that we call the last.
+            max_deliver=-1,
+        )
+        try:
+            async with self._bus.bounded(_READ_S):
+                await self._bus.js.add_consumer(INVOCATIONS.name, config)
+        except (nats.errors.Error, js_errors.APIError, TimeoutError) as error:
+            doing = f"making the consumer {name}"
+            raise BusUnavailable(doing, _READ_S, str(error)) from error
+
+    async def _last(self, stream: Stream, name: Name, of: type[T]) -> T | None:
+        subject = _subject(stream, name)
+        try:
+            async with self._bus.bounded(_READ_S):
+                raw = await self._bus.js.get_last_msg(stream.name, subject)
+        except js_errors.NotFoundError:
+            return None
+        except (nats.errors.Error, js_errors.APIError, TimeoutError) as error:
+            raise BusUnavailable(f"reading {subject}", _READ_S, str(error)) from error
+        if not raw.data:
+            return None
+        try:
+            return msgspec.json.decode(raw.data, type=of)
+        except msgspec.DecodeError:
+            return None
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """How a function's consumer hands out its messages."""
+
+    ack_wait_s: float
+    max_ack_pending: int
+
+
+async def until_stored(write: Callable[[], Awaitable[None]], pause_s: float = 1.0) -> None:
+    """Repeat a write that must not be given up, for as long as NATS is away or full.
+
+    The message on the queue stays leased meanwhile: that is what holds back more of them.
+    """
+    while True:
+        try:
+            await write()
+        except (BusUnavailable, BusRefused):
+            await asyncio.sleep(pause_s)
+        else:
+            return
+
+
+def _subject(stream: Stream, name: Name) -> str:
+    namespace, function, invocation = name
+    return stream.template.subject(namespace=namespace, function=function, id=invocation)
