@@ -9,7 +9,8 @@ from msgspec import Meta
 
 from schemas.names import FileName, ImageReference, Sha256
 
-BuildState = Literal["queued", "building", "ready", "failed"]
+BuildState = Literal["queued", "building", "ready", "failed", "cancelled"]
+"""`cancelled`: nobody wanted it any more before it was done."""
 
 MAX_MODULE_MIB = 64
 """The largest module that a builder takes unless it is set otherwise; clients upload no larger."""
@@ -95,7 +96,7 @@ class Build(msgspec.Struct, frozen=True):
     memory_bytes: int | None = None
     """Linear memory that the module has from its start, when ready: no limit may be lower."""
     error: str | None = None
-    """One sentence: why it failed, or what it waits for until it is tried again."""
+    """One sentence: why it failed or was cancelled, or what it waits for until the next try."""
     steps: tuple[Step, ...] = ()
     correlation: str = ""
 

@@ -84,7 +84,7 @@ SPECS: Final = Stream(
     description="What people want. A spec's revision is its stream sequence; an empty message"
     " with `Nats-Rollup: sub` deletes the object.",
     writer="anyone",
-    readers=("scheduler",),
+    readers=("scheduler", "builder"),
     max_msgs_per_subject=16,
     max_bytes=256 * MIB,
 )
@@ -94,7 +94,7 @@ ACTIVE: Final = Stream(
     message=active.Active,
     description="What is in force: judged and resolved specs.",
     writer="scheduler",
-    readers=("router", "scheduler"),
+    readers=("router", "scheduler", "builder"),
     max_msgs_per_subject=1,
     max_bytes=256 * MIB,
 )

@@ -8,6 +8,8 @@ from pathlib import Path
 from services.builder.artifacts import Artifacts
 from services.builder.broker import answering
 from services.builder.builder import Builder
+from services.builder.cancellation import cancelling
+from services.builder.claimants import Claimants
 from services.builder.compile import clear_leftovers
 from services.builder.images import ImageBuilder
 from services.builder.images.local import LocalImages
@@ -39,6 +41,7 @@ async def main(process: Process, settings: BuilderSettings) -> None:
         await provide(bus, settings, used_by("builder"))
         artifacts = Artifacts(bus, key)
         records = Records(bus)
+        claimants = Claimants(bus)
         builder = Builder(
             records,
             artifacts,
@@ -49,11 +52,13 @@ async def main(process: Process, settings: BuilderSettings) -> None:
         )
         process.start(bus.watch(), "bus")
         process.start(records.run(), "records")
+        process.start(claimants.run(), "claims")
         working = process.start(builder.run(), "builds")
         await records.complete.wait()
         async with answering(bus, builder.request):
             requests.met()
             process.start(builder.learn_engine(), "engine")
+            process.start(cancelling(builder, claimants, settings.cancel_after_s), "cancellation")
             await process.stopping.wait()
         # What is not finished stands in the records and is taken up at the next start.
         working.cancel()

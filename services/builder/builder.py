@@ -1,9 +1,10 @@
-"""Takes requests for builds, and works until each is ready or failed.
+"""Takes requests for builds, and works until each is ready, failed or cancelled.
 
 A request is answered at once with the record as it stands; the work is done
 from a queue, one build at a time for each id and a bounded number in all.
 """
 
+import asyncio
 import logging
 import time
 from datetime import UTC, datetime
@@ -43,6 +44,9 @@ class Builder:
         self._queue = WorkQueue("build", self._work, parallel=parallel)
         self._since: dict[str, float] = {}
         """When each unfinished build was first tried by this process."""
+        self._running: dict[str, asyncio.Task[Build]] = {}
+        self._cancelled: set[str] = set()
+        """Builds that are to end because nobody wants them."""
 
     async def run(self) -> None:
         """Take up what is not finished, then work on what is asked for, for ever."""
@@ -81,15 +85,33 @@ class Builder:
         self._queue.put(build.id)
         return BuildReply(build=build)
 
+    def unfinished(self) -> set[str]:
+        """Return the ids of the builds that are not at their end."""
+        return {build.id for build in self._records if not reconcile.finished(build)}
+
+    def cancel(self, build_id: str) -> None:
+        """Have a build ended that nobody wants any more: its compiler, its Job and its image."""
+        self._cancelled.add(build_id)
+        if (running := self._running.get(build_id)) is not None:
+            running.cancel()
+        self._queue.put(build_id)
+
     async def _work(self, build_id: str) -> float | None:
         """Bring a build to its end, or return after how many seconds to try again."""
         build = self._records.get(build_id)
         if build is None or reconcile.finished(build):
+            self._cancelled.discard(build_id)
             return None
         began = self._since.setdefault(build_id, time.monotonic())
         trace = self._trace(build)
         try:
-            ended = await self._pipeline.run(build, trace, self._records.write)
+            if build_id not in self._cancelled:
+                ended = await self._run(build, trace)
+            if build_id in self._cancelled:
+                # What was cut off in the middle may have told more.
+                build = self._records.get(build_id) or build
+                await self._pipeline.discard(build_id)
+                ended = reconcile.cancelled(build, datetime.now(UTC))
         except Rejected as verdict:
             ended = reconcile.failed(build, str(verdict), datetime.now(UTC))
         except Unavailable as reason:
@@ -102,8 +124,22 @@ class Builder:
             ended = reconcile.failed(build, f"{reason}; gave up", datetime.now(UTC))
         await self._records.write(ended)
         self._since.pop(build_id, None)
+        self._cancelled.discard(build_id)
         self._tell_end(ended, trace)
         return None
+
+    async def _run(self, build: Build, trace: Trace) -> Build:
+        """Return the record of `build` at its end, or as it was if `cancel` cut it off."""
+        running = asyncio.create_task(self._pipeline.run(build, trace, self._records.write))
+        self._running[build.id] = running
+        try:
+            await asyncio.wait({running})
+        finally:
+            del self._running[build.id]
+            if not running.done():
+                running.cancel()
+                await asyncio.wait({running})
+        return build if running.cancelled() else running.result()
 
     async def _wait(self, build_id: str, reason: str) -> None:
         """Say in the record what its build waits for, unless it says so already."""
@@ -117,6 +153,9 @@ class Builder:
         took_ms = (time.monotonic() - trace.started) * 1e3
         if ended.state == "ready":
             trace.tell("ready", f"{_what(ended)} is ready", duration_ms=took_ms)
+        elif ended.state == "cancelled":
+            message = f"the build of {_what(ended)} was cancelled: {ended.error}"
+            trace.tell("cancelled", message, duration_ms=took_ms)
         else:
             message = f"{_what(ended)} cannot be built: {ended.error}"
             trace.tell("failed", message, level="error", duration_ms=took_ms)

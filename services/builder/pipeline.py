@@ -89,6 +89,10 @@ class Pipeline:
             build, name, artifact, image, declared.memory_bytes, trace.steps, _now()
         )
 
+    async def discard(self, build: str) -> None:
+        """Leave no image behind of the build with id `build`, nor any work on it."""
+        await self._images.discard(build)
+
     async def _module(self, build: Build, trace: Trace) -> tuple[str, bytes]:
         """Return the module's file name and bytes, from the object store or a registry."""
         started = time.monotonic()

@@ -17,7 +17,7 @@ LAST_WAIT_S: Final = 30.0
 
 def finished(build: Build) -> bool:
     """Whether nothing remains to be done."""
-    return build.state in ("ready", "failed")
+    return build.state in ("ready", "failed", "cancelled")
 
 
 def accept(
@@ -95,6 +95,16 @@ def failed(build: Build, error: str, now: datetime) -> Build:
     """Return the record of a build that cannot succeed; `error` is one sentence."""
     return msgspec.structs.replace(
         build, state="failed", time=now, error=error, artifact=None, image=None
+    )
+
+
+def cancelled(build: Build, now: datetime) -> Build:
+    """Return the record of a build that nobody wants any more. Whoever asks again begins it anew.
+
+    The artifact that an earlier build of it has made stays known, as in `accept`.
+    """
+    return msgspec.structs.replace(
+        build, state="cancelled", time=now, error="no spec wants it any more", image=None
     )
 
 

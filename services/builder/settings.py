@@ -34,6 +34,13 @@ class BuilderSettings(ImageSettings, frozen=True, kw_only=True, forbid_unknown_f
     give_up_s: Annotated[float, Meta(ge=0)] = 600.0
     """How long to try again while something outside does not answer."""
 
+    cancel_after_s: Annotated[float, Meta(ge=0)] = 2.0
+    """A build that no spec has wanted for so long is ended."""
+    collect_every_s: Annotated[float, Meta(gt=0)] = 3600.0
+    """How often to remove what no kept revision of any spec names."""
+    collect_after_s: Annotated[float, Meta(ge=0)] = 24 * 3600.0
+    """How old it must be: a client may have stored or found it before it publishes a spec."""
+
     max_image_mib: Mib = 128
     """Layers of one image, packed and unpacked."""
     pull_timeout_s: Annotated[float, Meta(gt=0)] = 120.0

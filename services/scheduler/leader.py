@@ -197,7 +197,7 @@ class Leader:
     async def _follow_all(self, parts: asyncio.TaskGroup) -> None:
         """Follow what others write; return when a complete snapshot of each was taken in."""
         for stream, put, deleted in (
-            (BUILDS.name, self._put_build, None),
+            (BUILDS.name, self._put_build, self._delete_build),
             (PODS.name, self._put_fact, None),
             (SPECS.name, self._put_spec, self._delete_spec),
         ):
@@ -256,6 +256,11 @@ class Leader:
             self.world.builds[build.id] = build
             if news:
                 self._reconciler.build_changed(build.id)
+
+    def _delete_build(self, subject: str) -> None:
+        # Collected by the builder, with its artifact: whoever wants it again has to ask.
+        if (tokens := subjects.BUILDS.parse(subject)) is not None:
+            self.world.builds.pop(tokens["build"], None)
 
     def _put_fact(self, entry: Entry, news: bool) -> None:
         if (fact := _decode(entry, _FACT)) is not None:

@@ -239,7 +239,8 @@ def _progress(view: View) -> _Progress:
             return _Progress("failed", build.error or "the build failed without a reason")
         # A new revision asks again: what was missing may be there by now.
         return _building(view, RequestBuild(wanted.source, retry=True))
-    known = view.build_asked and build is not None
+    # Nobody wanted one that was cancelled, until now.
+    known = view.build_asked and build is not None and build.state != "cancelled"
     return _building(view, None if known else RequestBuild(wanted.source, retry=False))
 
 

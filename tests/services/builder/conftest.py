@@ -54,6 +54,8 @@ class RunningBuilder:
             "SIGNING_KEY_FILE": str(directory / "key"),
             "IMAGE_DIR": str(self.images),
             "WORK_DIR": str(self.work),
+            # Most tests ask for builds that no spec names.
+            "CANCEL_AFTER_S": "3600",
             **settings,
         }
         self.process: asyncio.subprocess.Process | None = None

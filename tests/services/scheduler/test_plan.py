@@ -64,7 +64,7 @@ SCALINGS = st.builds(
 )  # fmt: skip
 
 
-BUILD_STATES = st.sampled_from(["queued", "building", "ready", "failed"])
+BUILD_STATES = st.sampled_from(["queued", "building", "ready", "failed", "cancelled"])
 
 
 @st.composite
@@ -345,6 +345,13 @@ def test_a_failing_revision_is_left_alone_for_a_while_and_the_old_one_looked_aft
     assert [a for a in actions if isinstance(a, SetStatus)] == [SetStatus("failed", "no secret", 1)]
     later = msgspec.structs.replace(failing, failures=(Failure(2, "no secret", True),))
     assert 2 in [a.function.revision for a in plan(later) if isinstance(a, Load)]
+
+
+def test_a_build_that_was_cancelled_is_asked_for_by_whoever_wants_it_now() -> None:
+    view = msgspec.structs.replace(update(at_rest(), 2), build=build("cancelled"))
+    for asked in (False, True):
+        actions = plan(msgspec.structs.replace(view, build_asked=asked))
+        assert RequestBuild(SOURCE, retry=False) in actions
 
 
 def test_a_build_that_failed_is_asked_for_again_by_a_new_revision_only() -> None:
