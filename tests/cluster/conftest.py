@@ -9,16 +9,29 @@ import pytest
 from tests.cluster.lab import machine, paths, tiers, turns
 
 
+_turn = pytest.StashKey[bool]()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: "cluster" in getattr(item, "fixturenames", ()))
+    items.sort(key=lambda item: not _is_tier_1(item))
+
+
+def _is_tier_1(item: pytest.Item) -> bool:
+    names = getattr(item, "fixturenames", ())
+    return "containerd" in names and "cluster" not in names
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Wait for our turn here, where no test's time counts yet."""
     config = session.config
-    ours = any(item.get_closest_marker("cluster") for item in session.items)
-    if not ours or config.option.collectonly or _is_worker(config) or machine.unfit():
+    if not any(item.get_closest_marker("cluster") for item in session.items):
         return
+    if config.option.collectonly or _is_worker(config) or machine.unfit():
+        return
+    # Other folders take these hooks over, too.
+    if config.stash.get(_turn, False):
+        return
+    config.stash[_turn] = True
 
     def waiting() -> None:
         reporter = config.pluginmanager.get_plugin("terminalreporter")

@@ -88,7 +88,7 @@ async def pods() -> dict[str, dict[str, Any]]:
 
 async def container_of(uid: str) -> str:
     """Return the id of a keeper's container, which serves before its kubelet reports it."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             statuses = (await pods())[uid]["status"].get("containerStatuses", [{}])
             if container := str(statuses[0].get("containerID", "")):
@@ -98,24 +98,29 @@ async def container_of(uid: str) -> str:
 
 async def address_of(uid: str) -> str:
     """Return a keeper's address, which serves before its kubelet reports it."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             if address := str((await pods())[uid]["status"].get("podIP", "")):
                 return address
             await asyncio.sleep(0.1)
 
 
-async def until_read(endpoint: Endpoint) -> None:
-    """Return when a call has been read by the function in its pod."""
+async def process_of(endpoint: Endpoint) -> str:
+    """Return the process id of an endpoint's keeper on the node."""
     container = await container_of(endpoint.pod)
     tasks = (await asyncio.to_thread(containerd.ctr, "task", "ls")).splitlines()
     (pid,) = [line.split()[1] for line in tasks if line.startswith(container)]
-    async with asyncio.timeout(10):
+    return pid
+
+
+async def until_read(port: int, pid: str) -> None:
+    """Return when a call to a function of this keeper has been read by it."""
+    async with asyncio.timeout(30):
         while True:
             table = await asyncio.to_thread(lab.run, "cat", f"/proc/{pid}/net/tcp")
             # proc(5): local address, remote address, state (01 is established), queues.
             if any(
-                fields[1].endswith(f":{endpoint.port:04X}")
+                fields[1].endswith(f":{port:04X}")
                 and fields[3] == "01"
                 and fields[4].endswith(":00000000")
                 for fields in map(str.split, table.splitlines())
@@ -170,8 +175,9 @@ async def test_a_keeper_that_is_drained_ends_its_call_while_another_one_takes_ov
     await stack.deploy("f", "sleepy", scaling={"min_instances": 1})
     first = await only_endpoint(stack, "f")
     name = (await pods())[first.pod]["metadata"]["name"]
+    pid = await process_of(first)
     slow = asyncio.create_task(call(first, "4"))
-    await until_read(first)
+    await until_read(first.port, pid)
     # What `kubectl drain --force` does to each pod.
     await asyncio.to_thread(lab.kubectl, "delete", "pod", name, "-n", NAMESPACE, "--wait=false")
     await stack.until(lambda: [e for e in stack.endpoints("f") if e.pod != first.pod])

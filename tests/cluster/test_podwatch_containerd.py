@@ -38,7 +38,7 @@ class Watching:
         self._sightings = source.follow()
 
     async def next(self) -> Sighting:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return await anext(self._sightings)
 
     async def snapshot(self) -> set[str]:

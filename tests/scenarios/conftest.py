@@ -5,12 +5,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.conftest import _lab, cluster
+from tests.cluster.conftest import _lab, cluster, pytest_collection_finish
 from tests.scenarios.platforms.cluster import ClusterPlatform
 from tests.scenarios.platforms.local import LocalPlatform
 from tests.scenarios.platforms.protocol import Platform
 
-__all__ = ["_lab", "cluster"]
+__all__ = ["_lab", "cluster", "pytest_collection_finish"]
 
 ON_CLUSTER = (pytest.mark.cluster, pytest.mark.timeout(600))
 

@@ -56,10 +56,14 @@ def exists(tag: str) -> bool:
 
 def push(tag: str) -> str:
     """Push an image of the store to the lab's registry; return the name to pull it by."""
-    name = f"{registry.NAME}/{tag}"
-    push = ["push", "--quiet", "--tls-verify=false", tag, f"docker://{name}"]
+    push = ["push", "--quiet", "--tls-verify=false", tag, f"docker://{name(tag)}"]
     run(*node.inside(*_command(*push)))
-    return name
+    return name(tag)
+
+
+def name(tag: str) -> str:
+    """Return the name by which the lab's nodes pull what is called `tag`."""
+    return f"{registry.NAME}/{tag}"
 
 
 def make_small() -> None:

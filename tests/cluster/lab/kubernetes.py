@@ -205,6 +205,8 @@ def _kubelet_config() -> dict[str, object]:
         "imageGCHighThresholdPercent": 100,
         "imageGCLowThresholdPercent": 99,
         "nodeStatusUpdateFrequency": "1s",
+        # How soon a pod's end is looked at again, which at the first look may not be whole.
+        "syncFrequency": "5s",
     }
 
 
