@@ -25,7 +25,11 @@ from services.scheduler.world import FunctionName, Keeper, World
 log = logging.getLogger(__name__)
 
 START_S: Final = 30.0
-"""A keeper that is not ready by then is replaced."""
+"""A keeper that runs and is not ready by then is replaced."""
+COME_S: Final = 900.0
+"""How long a pod may wait for a node, or for its image: a new one would wait for the same."""
+_SLOW_S: Final = 5.0
+"""A pod that waits for longer is told of."""
 STOP_S: Final = 35.0
 """How long a keeper may drain what it still holds; it gives up before by itself."""
 _YOUNG_S: Final = 10.0
@@ -65,6 +69,9 @@ class Fleet:
         self._loader = loader
         self._watches = watches
         self._started: dict[str, float] = {}
+        """Uid -> when it could begin to run (monotonic), or when it was made if it is pending."""
+        self._pending: set[str] = set()
+        """Uids of those that wait for a node or an image, as far as is known."""
         self._failures: Counter[Pool] = Counter()
         self._not_before: dict[Pool, float] = {}
         self.on_pool: Callable[[Pool], None] = lambda pool: None
@@ -80,6 +87,7 @@ class Fleet:
         pods = await self._runtime.list()
         for pod in pods:
             self._adopt(pod)
+            self._note(pod)
         running = {pod.uid for pod in pods}
         for uid in before - running:
             self.lost(uid, "it is not in the runtime's list any more")
@@ -126,7 +134,10 @@ class Fleet:
         for uid in change.stop:
             # While another was stopped, this one may have been given something.
             if (keeper := self._world.keepers.get(uid)) is not None and not keeper.held:
-                await self.stop(uid, "it is not needed any more")
+                outdated = "it is replaced by one of now" if keeper.retiring else ""
+                await self.stop(uid, outdated or "it is not needed any more")
+        if change.retire:
+            self._retire(self._world.keepers[change.retire])
         if change.start:
             if (wait := self._not_before.get(pool, 0.0) - now) > 0:
                 return wait
@@ -158,6 +169,7 @@ class Fleet:
             return
         lived_s = time.monotonic() - self._started.pop(uid, 0.0)
         expected = expected or keeper.stopping
+        self._pending.discard(uid)
         self._watches.stop(uid)
         for name, function in self._world.functions.items():
             for known in function.instances.values():
@@ -202,8 +214,55 @@ class Fleet:
         )
         self._world.keepers[pod.uid] = keeper
         self._started[pod.uid] = time.monotonic()
+        if pod.waits:
+            self._pending.add(pod.uid)
         if (fact := self._world.facts.get(pod.uid)) is not None:
             self._introduce(keeper, fact)
+        self.on_pool((keeper.namespace, keeper.dedicated))
+
+    def _note(self, pod: Pod) -> None:
+        """Take in what the runtime says of a keeper that has been adopted."""
+        keeper = self._world.keepers.get(pod.uid)
+        if keeper is None:
+            return
+        if pod.outdated and not keeper.stopping:
+            keeper.outdated = True
+            self.on_pool((keeper.namespace, keeper.dedicated))
+        now = time.monotonic()
+        if not pod.waits and pod.uid in self._pending:
+            self._pending.remove(pod.uid)
+            self._started[pod.uid] = now
+        slow = pod.waits and now - self._started[pod.uid] >= _SLOW_S
+        waits = pod.waits if slow else ""
+        if waits == keeper.waits:
+            return
+        keeper.waits = waits
+        if waits:
+            self._record.event(
+                ("pod", NO_NAMESPACE, keeper.name),
+                "keeper-waits",
+                f"the keeper {keeper.name} of namespace {keeper.namespace} waits: {waits}",
+                level="warning",
+                namespace_of=keeper.namespace,
+                uid=keeper.uid,
+            )
+        for name, function in self._world.functions.items():
+            if name[0] == keeper.namespace and function.loading:
+                self.on_function(name)
+
+    def _retire(self, keeper: Keeper) -> None:
+        """Have everything that a keeper holds moved to others, and then the keeper ended."""
+        keeper.retiring = True
+        self._record.event(
+            ("pod", NO_NAMESPACE, keeper.name),
+            "keeper-retiring",
+            f"the keeper {keeper.name} of namespace {keeper.namespace} was made from another image"
+            f" or with other settings; what it holds ({len(keeper.held)}) is moved to others",
+            namespace_of=keeper.namespace,
+            uid=keeper.uid,
+        )
+        for name in set(keeper.held.values()):
+            self.on_function(name)
         self.on_pool((keeper.namespace, keeper.dedicated))
 
     def _introduce(self, keeper: Keeper, fact: PodFact) -> None:
@@ -238,10 +297,13 @@ class Fleet:
             if (
                 (keeper.namespace, keeper.dedicated) == pool
                 and keeper.fact is None
-                and now - self._started.get(keeper.uid, now) >= START_S
+                and not keeper.stopping
             ):
-                self._back_off(pool)
-                await self.stop(keeper.uid, f"it was not ready within {START_S:g} s")
+                limit_s = COME_S if keeper.uid in self._pending else START_S
+                if now - self._started.get(keeper.uid, now) >= limit_s:
+                    self._back_off(pool)
+                    waited = f"; it waits: {keeper.waits}" if keeper.waits else ""
+                    await self.stop(keeper.uid, f"it was not ready within {limit_s:g} s{waited}")
 
     def _back_off(self, pool: Pool) -> None:
         times = self._failures[pool]

@@ -42,6 +42,10 @@ class LoadError(Exception):
     """A process could not be loaded. The message is one sentence for people."""
 
 
+class NoKeeperYetError(LoadError):
+    """The keeper that it would be loaded on waits for a node or its image; nothing is broken."""
+
+
 class Loaded(msgspec.Struct, frozen=True):
     """A process that serves, and the milliseconds of each step on the way."""
 
@@ -135,7 +139,8 @@ class Loader:
             loaded = await self._load(function, instance, deadline, correlation)
         except LoadError as error:
             LOADS.labels("failed").observe(time.monotonic() - begun)
-            self._failed(name, state, function.revision, str(error))
+            if not isinstance(error, NoKeeperYetError):
+                self._failed(name, state, function.revision, str(error))
             raise
         finally:
             state.loading.pop(instance, None)
@@ -250,6 +255,8 @@ class Loader:
                     async with asyncio.timeout(deadline - time.monotonic()):
                         await self._room.wait()
                 except TimeoutError:
+                    if waits_for := self._world.waits(pool):
+                        raise NoKeeperYetError(f"no keeper is ready yet; {waits_for}") from None
                     raise LoadError(problem or "no keeper has room for it yet") from None
         finally:
             if waits:

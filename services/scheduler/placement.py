@@ -31,11 +31,15 @@ class Keeper(msgspec.Struct, frozen=True, kw_only=True):
     """How many of these are of the function that is placed."""
     idle_s: float = 0.0
     """For how long it has held nothing."""
+    outdated: bool = False
+    """It is to be replaced, when another one can take what it holds."""
+    retiring: bool = False
+    """It is being replaced now: it takes nothing more."""
 
     @property
     def room(self) -> int:
         """How many more processes it takes."""
-        return self.capacity - self.held if self.ready else 0
+        return self.capacity - self.held if self.ready and not self.retiring else 0
 
 
 def choose(
@@ -64,7 +68,7 @@ def choose(
     ]
     if not fitting:
         return None
-    return min(fitting, key=lambda k: (k.of_function, k.held / k.capacity, k.uid)).uid
+    return min(fitting, key=lambda k: (k.outdated, k.of_function, k.held / k.capacity, k.uid)).uid
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -72,6 +76,8 @@ class Change(msgspec.Struct, frozen=True):
 
     start: int = 0
     stop: tuple[str, ...] = ()
+    retire: str = ""
+    """The keeper to be emptied."""
 
 
 def change(
@@ -85,7 +91,9 @@ def change(
 ) -> Change:
     """Return which keepers to start and stop.
 
-    A keeper that is starting counts with its whole room, so that one want starts one.
+    A keeper that is starting counts with its whole room, so that one want starts one. Outdated
+    keepers are replaced one after another: each serves on, and takes what nobody else has room
+    for, until keepers that are not outdated are ready to take all that it holds.
 
     Args:
         keepers: all keepers of the namespace or function, starting ones included.
@@ -98,14 +106,37 @@ def change(
     empty = [keeper for keeper in keepers if keeper.ready and keeper.held == 0]
     if not needed:
         return Change(stop=tuple(keeper.uid for keeper in empty))
-    starting = sum(keeper.starting for keeper in keepers)
-    room = sum(max(0, keeper.room) for keeper in keepers)
+    outdated = [keeper for keeper in keepers if keeper.outdated]
+    current = [keeper for keeper in keepers if not keeper.outdated]
+    retiring = [keeper for keeper in outdated if keeper.retiring]
+    if emptied := [keeper.uid for keeper in retiring if keeper in empty]:
+        return Change(stop=tuple(emptied))
+    next_one = None if retiring else min(outdated, key=lambda k: (k.held, k.uid), default=None)
+    if outdated:
+        # One more than the most, or the last one could never be replaced.
+        most += 1
+    if next_one is not None:
+        wanted_room += next_one.held
+    starting = sum(keeper.starting for keeper in current)
+    room = sum(max(0, keeper.room) for keeper in current)
     if room < wanted_room:
         missing = -(-(wanted_room - room) // capacity) - starting
-        return Change(start=max(0, min(missing, most - len(keepers))))
+        start = max(0, min(missing, most - len(keepers)))
+        # At the most, what there is must do to replace one.
+        if start or starting or next_one is None or room < max(1, next_one.held):
+            return Change(start=start)
+    if next_one is not None:
+        return Change(retire=next_one.uid)
+    if retiring:
+        return Change()
+    return Change(stop=_surplus(empty, room - wanted_room, linger_s))
+
+
+def _surplus(empty: Sequence[Keeper], spare: int, linger_s: float) -> tuple[str, ...]:
+    """Return which empty keepers may go when there is `spare` room beyond what is wanted."""
     stop = []
     for keeper in sorted(empty, key=lambda k: (-k.idle_s, k.uid)):
-        if keeper.idle_s >= linger_s and room - keeper.capacity >= wanted_room:
-            room -= keeper.capacity
+        if keeper.idle_s >= linger_s and spare >= keeper.capacity:
+            spare -= keeper.capacity
             stop.append(keeper.uid)
-    return Change(stop=tuple(stop))
+    return tuple(stop)

@@ -34,6 +34,8 @@ class Process(msgspec.Struct, frozen=True):
     published: bool
     reason: str = ""
     """Why it was lost."""
+    moving: bool = False
+    """Its keeper is being replaced: it goes when another one serves in its place."""
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -65,6 +67,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     processes: tuple[Process, ...] = ()
     load: int = 0
     """Invocations in flight and parked."""
+    waits: str = ""
+    """Why no keeper can take it yet, if it is known."""
     failures: tuple[Failure, ...] = ()
     """At most one for each revision."""
     ask: scaling.Ask | None = None
@@ -267,18 +271,35 @@ def _introduce(view: View, target: ActiveFunction) -> tuple[tuple[Action, ...], 
         return loads, True, "active", f"revision {target.revision} is in force"
     if failure is not None:
         return loads, False, "failed", failure.message
-    return loads, False, "starting", f"the first process of revision {target.revision} is starting"
+    message = f"the first process of revision {target.revision} is starting"
+    if view.waits:
+        message += f"; it waits for a keeper: {view.waits}"
+    return loads, False, "starting", message
 
 
 def _scale(view: View, active: ActiveFunction) -> Iterator[Action]:
-    needed = scaling.processes_for(active.spec.scaling, view.load)
+    least, most = scaling.bounds(active.spec.scaling)
+    loaded = scaling.processes_for(active.spec.scaling, view.load)
+    moving = [
+        one
+        for one in view.processes
+        if one.moving and one.state == "serving" and one.revision == active.revision
+    ]
+    # Beside the old ones for a while, and so above the most.
+    needed = max(loaded, min(len(moving), most))
     serving, coming = _count(view, active.revision)
     failure = _failure(view, active.revision)
     if serving + coming < needed:
         if failure is None or failure.may_retry:
-            least, _ = scaling.bounds(active.spec.scaling)
             why = "its minimum" if needed == least else f"{view.load} in flight or parked"
+            if moving:
+                why = "its keeper is replaced"
             yield Load(active, needed - serving - coming, why)
+    elif moving and serving >= needed:
+        for one in moving:
+            if one.published:  # Otherwise it was just now.
+                yield Withdraw(one.instance, "its keeper is replaced")
+                yield Drain(one.instance, "its keeper is replaced")
     elif view.ask is not None and serving > needed and coming == 0:
         yield AskIdle(view.ask)
 
@@ -325,6 +346,6 @@ def _failure(view: View, revision: int) -> Failure | None:
 
 
 def _count(view: View, revision: int) -> tuple[int, int]:
-    """Return how many processes of `revision` serve, and how many are loading."""
-    states = [one.state for one in view.processes if one.revision == revision]
+    """Return how many processes of `revision` serve to stay, and how many are loading."""
+    states = [one.state for one in view.processes if one.revision == revision and not one.moving]
     return states.count("serving"), states.count("loading")

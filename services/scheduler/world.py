@@ -110,6 +110,12 @@ class Keeper(msgspec.Struct, kw_only=True):
     expected_until: float = math.inf
     """Monotonic: until then it is expected to be watched (again) any moment."""
     stopping: bool = False
+    waits: str = ""
+    """What its pod waits for before it can run, once that takes longer than usual."""
+    outdated: bool = False
+    """A pod made now would be made otherwise."""
+    retiring: bool = False
+    """What it holds is moved to others."""
     held: dict[str, FunctionName] = {}
     """Instance -> function, of what it holds or is being asked to load."""
     ended: dict[str, str] = {}
@@ -203,8 +209,9 @@ class World:
             build_asked=bool(build) and function.asked == build,
             builder_silent=function.builder_silent,
             engine=self.engine(),
-            processes=tuple(_processes(function)),
+            processes=tuple(self._processes(function)),
             load=load,
+            waits=self.waits((name[0], name[1] if _is_alone(wanted) else "")),
             failures=tuple(
                 Failure(revision, trouble.message, may_retry=now >= trouble.until)
                 for revision, trouble in function.troubles.items()
@@ -258,6 +265,27 @@ class World:
         ready = [k.fact for k in self.keepers.values() if k.fact is not None and k.fact.ready]
         return max(ready, key=lambda fact: fact.time).engine if ready else ""
 
+    def waits(self, pool: FunctionName) -> str:
+        """Return why the keepers of a pool that are to come do not, as far as that is known."""
+        for keeper in self.keepers.values():
+            if (keeper.namespace, keeper.dedicated) == pool and keeper.waits:
+                return f"{keeper.name}: {keeper.waits}"
+        return ""
+
+    def _processes(self, function: Function) -> Iterator[Process]:
+        for instance, known in function.instances.items():
+            keeper = self.keepers.get(known.endpoint.pod)
+            yield Process(
+                instance,
+                known.endpoint.revision,
+                known.state,
+                known.published,
+                known.reason,
+                moving=keeper is not None and keeper.retiring,
+            )
+        for instance, revision in function.loading.items():
+            yield Process(instance, revision, "loading", published=False)
+
     def placeable(self, name: FunctionName, now: float) -> list[placement.Keeper]:
         """Return the keepers of the function's namespace as placement sees them."""
         namespace, _ = name
@@ -286,6 +314,8 @@ class World:
                 held=len(keeper.held),
                 of_function=sum(held == name for held in keeper.held.values()),
                 idle_s=0.0 if keeper.held else now - keeper.empty_since,
+                outdated=keeper.outdated,
+                retiring=keeper.retiring,
             )
             for keeper in self.keepers.values()
             if keeper.namespace == namespace
@@ -308,8 +338,5 @@ def serving_idleness(function: Function, revision: int) -> list[scaling.Idleness
     ]
 
 
-def _processes(function: Function) -> Iterator[Process]:
-    for instance, known in function.instances.items():
-        yield Process(instance, known.endpoint.revision, known.state, known.published, known.reason)
-    for instance, revision in function.loading.items():
-        yield Process(instance, revision, "loading", published=False)
+def _is_alone(wanted: Resolved | Waiting | Rejected | None) -> bool:
+    return isinstance(wanted, Resolved) and wanted.spec.isolation == "pod"

@@ -1,3 +1,4 @@
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -77,3 +78,53 @@ def test_a_change_of_the_fleet_keeps_the_room_that_is_wanted(
 def test_a_namespace_that_needs_nothing_keeps_no_empty_keeper() -> None:
     have = [keeper("1"), keeper("2", 1)]
     assert change(have, needed=False, wanted_room=0, capacity=4, most=9, linger_s=60).stop == ("1",)
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=5), st.booleans(), st.integers(1, 5))
+def test_outdated_keepers_are_replaced_one_by_one_when_others_can_take_what_they_hold(
+    holds: list[int], busy: bool, most: int
+) -> None:
+    have = [keeper(f"old{n}", held, outdated=True) for n, held in enumerate(holds)]
+    total, most = sum(holds), max(most, len(holds))
+    for made in range(50):
+        decided = change(
+            have, needed=True, wanted_room=int(busy), capacity=4, most=most, linger_s=60
+        )
+        assert len(have) + decided.start <= most + 1
+        if decided.retire:
+            (chosen,) = (one for one in have if one.uid == decided.retire)
+            assert not any(one.retiring for one in have), "one at a time"
+            spare = sum(one.room for one in have if not one.outdated)
+            assert spare >= chosen.held
+            # What it holds is loaded elsewhere, and then ends there.
+            have.remove(chosen)
+            for _ in range(chosen.held):
+                uid = choose(have, "a", "", "e")
+                assert uid is not None
+                (taker,) = (one for one in have if one.uid == uid)
+                assert not taker.outdated, "what is to stay is placed on what is to stay"
+                have[have.index(taker)] = msgspec.structs.replace(taker, held=taker.held + 1)
+            have.append(msgspec.structs.replace(chosen, retiring=True, held=0))
+        elif decided.stop:
+            assert all(one.held == 0 for one in have if one.uid in decided.stop)
+            have = [one for one in have if one.uid not in decided.stop]
+        elif decided.start:
+            have += [keeper(f"new{made}.{n}") for n in range(decided.start)]
+        else:
+            break
+    assert not any(one.outdated for one in have)
+    assert sum(one.held for one in have) == total
+
+
+def test_while_what_replaces_them_does_not_come_up_outdated_keepers_serve_and_take_more() -> None:
+    have = [
+        keeper("old", 2, outdated=True),
+        keeper("new", ready=False, starting=True, capacity=0),
+    ]
+    decided = change(have, needed=True, wanted_room=1, capacity=4, most=1, linger_s=0)
+    assert (decided.start, decided.stop, decided.retire) == (0, (), "")
+    assert choose(have, "a", "", "e") == "old"
+
+
+def test_a_keeper_that_is_being_replaced_takes_nothing_more() -> None:
+    assert choose([keeper("old", outdated=True, retiring=True)], "a", "", "e") is None

@@ -79,6 +79,7 @@ def views(draw: st.DrawFn) -> View:
             draw(st.sampled_from(["loading", "serving", "leaving", "lost"])),
             draw(st.booleans()),
             "reason",
+            draw(st.booleans()),
         )
         for number in range(draw(st.integers(0, 6)))
     )
@@ -176,7 +177,16 @@ class Model:
                 one = self.process(instance)
                 active = self.view.active
                 if active is not None and self.view.wanted is not None:
-                    assert one.state in ("leaving", "lost") or one.revision != active.revision
+                    others = sum(
+                        other.published and other.state == "serving" and not other.moving
+                        for other in self.view.processes
+                        if other.revision == active.revision
+                    )
+                    assert (
+                        one.state in ("leaving", "lost")
+                        or one.revision != active.revision
+                        or (one.moving and others)
+                    ), "what serves is withdrawn only for a newer one or another place"
                 self.put(msgspec.structs.replace(one, published=False))
             case Drain(instance):
                 assert not self.process(instance).published, "withdrawn first, then drained"
@@ -327,6 +337,32 @@ def test_an_update_loads_publishes_activates_and_only_then_withdraws() -> None:
         model.settle()
     steps = [step for step in done if step != "SetStatus"]
     assert steps == ["Load", "Publish", "Activate", "Withdraw", "Drain", "Forget"]
+
+
+def test_what_a_keeper_holds_that_is_replaced_goes_when_as_much_serves_elsewhere() -> None:
+    start = at_rest(count=3, scaling=Scaling(min_instances=3, max_instances=3))
+    moving = tuple(msgspec.structs.replace(one, moving=True) for one in start.processes)
+    model = Model(msgspec.structs.replace(start, processes=moving), loads=True, builds=True)
+    (load,) = plan(model.view)
+    assert isinstance(load, Load)
+    assert (load.count, load.reason) == (3, "its keeper is replaced")
+    model.run()
+    assert len(model.view.processes) == 3
+    assert not any(one.moving for one in model.view.processes)
+
+
+def test_what_cannot_be_loaded_elsewhere_stays_where_it_is() -> None:
+    start = at_rest(count=2, scaling=Scaling(max_instances=3))
+    moving = tuple(msgspec.structs.replace(one, moving=True) for one in start.processes)
+    model = Model(msgspec.structs.replace(start, processes=moving), loads=False, builds=True)
+    model.run()
+    assert model.view.processes == moving
+
+
+def test_the_status_says_what_the_keeper_of_a_first_process_waits_for() -> None:
+    view = msgspec.structs.replace(update(at_rest(), 2), waits="keeper-1: ErrImagePull")
+    statuses = [action for action in plan(view) if isinstance(action, SetStatus)]
+    assert "waits for a keeper: keeper-1: ErrImagePull" in statuses[0].message
 
 
 def test_under_load_a_new_revision_takes_over_with_as_many_processes() -> None:

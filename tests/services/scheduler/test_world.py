@@ -44,7 +44,7 @@ def test_a_failure_is_retried_or_waited_for_at_whatever_time_it_is_looked_at(
     now = failed_at + later
     loads = [a for a in plan(world.view(NAME, now)) if isinstance(a, Load)]
     again_s = world.look_again_s(NAME, now)
-    assert loads or (again_s is not None and 0 < again_s <= 60)
+    assert loads or (again_s is not None and 0 < again_s <= 60.001)
 
 
 @given(st.floats(0, 1000), st.floats(0, 1000), st.floats(1, 100))
@@ -83,6 +83,25 @@ def test_the_users_of_an_environment_are_those_by_spec_and_those_in_force() -> N
     world.put_spec(KEY, None)
     del world.active[NAME]
     assert world.environment_users(("default", "new")) == []
+
+
+def test_what_a_pool_waits_for_is_told_of_it_alone() -> None:
+    world = World()
+    world.keepers["1"] = Keeper(uid="1", name="k1", namespace="default", waits="no node")
+    world.keepers["2"] = Keeper(uid="2", name="k2", namespace="other")
+    assert world.waits(("default", "")) == "k1: no node"
+    assert world.waits(("default", "f")) == ""
+    assert world.waits(("other", "")) == ""
+
+
+def test_what_is_on_a_keeper_that_is_being_replaced_is_to_move() -> None:
+    world = World()
+    in_force(world, function())
+    serve(world, 0)
+    world.keepers["pod"] = Keeper(uid="pod", name="k", namespace="default")
+    assert [one.moving for one in world.view(NAME, 0).processes] == [False]
+    world.keepers["pod"].retiring = True
+    assert [one.moving for one in world.view(NAME, 0).processes] == [True]
 
 
 def test_only_a_keeper_that_is_watched_and_not_stopping_takes_work() -> None:
