@@ -109,7 +109,7 @@ def change(
     outdated = [keeper for keeper in keepers if keeper.outdated]
     current = [keeper for keeper in keepers if not keeper.outdated]
     retiring = [keeper for keeper in outdated if keeper.retiring]
-    if emptied := [keeper.uid for keeper in retiring if keeper in empty]:
+    if emptied := [keeper.uid for keeper in retiring if keeper.held == 0]:
         return Change(stop=tuple(emptied))
     next_one = None if retiring else min(outdated, key=lambda k: (k.held, k.uid), default=None)
     if outdated:

@@ -126,5 +126,14 @@ def test_while_what_replaces_them_does_not_come_up_outdated_keepers_serve_and_ta
     assert choose(have, "a", "", "e") == "old"
 
 
+def test_an_outdated_keeper_that_never_came_up_goes_too() -> None:
+    stuck = keeper("stuck", ready=False, starting=True, capacity=0, outdated=True)
+    have = [stuck, keeper("new")]
+    asked = {"needed": True, "wanted_room": 1, "capacity": 4, "most": 9, "linger_s": 60}
+    assert change(have, **asked).retire == "stuck"  # type: ignore[arg-type]
+    have[0] = msgspec.structs.replace(stuck, retiring=True)
+    assert change(have, **asked).stop == ("stuck",)  # type: ignore[arg-type]
+
+
 def test_a_keeper_that_is_being_replaced_takes_nothing_more() -> None:
     assert choose([keeper("old", outdated=True, retiring=True)], "a", "", "e") is None
