@@ -46,11 +46,10 @@ def main(argv: list[str]) -> int:
 
 def _pod(argv: list[str]) -> int:
     from keeper import settings  # noqa: PLC0415 -- each way of starting pays only for itself
-    from keeper.artifact import sealed  # noqa: PLC0415
     from keeper.budget import Budget  # noqa: PLC0415
-    from keeper.child import Loader  # noqa: PLC0415
-    from keeper.engine import EMPTY_COMMAND, Host, engine_hash, precompile  # noqa: PLC0415
+    from keeper.engine import Host, engine_hash  # noqa: PLC0415
     from keeper.listeners import listen  # noqa: PLC0415
+    from keeper.load import Loader  # noqa: PLC0415
     from keeper.logs import Log  # noqa: PLC0415
     from keeper.zygote import Control, Zygote  # noqa: PLC0415
 
@@ -83,7 +82,6 @@ def _pod(argv: list[str]) -> int:
             loader=Loader(
                 cache_dir=cache,
                 verify_artifact=settings.verifier(read.artifact_key),
-                empty_command=sealed(precompile(host.engine, EMPTY_COMMAND)),
             ),
         ),
         read.drain_s,

@@ -2,26 +2,23 @@
 
 A call runs asynchronously: `step` runs user code until it ends or its slice
 is over (see `ticker`), so an endless loop shares the process with others and
-is ended by dropping it. The sandbox's stdout and stderr are memory files:
-nothing can block on them, overlapping calls have their own, and wasmtime's
-WASI truncates them when a call opens them. The process limits a file's size
-to one byte more than the output limit (`RLIMIT_FSIZE`), so a flood is cut
-exactly; `step` ends it at the end of the slice.
+is ended by dropping it. Its output goes to memory files (see `slot`), whose
+size the process limits (`RLIMIT_FSIZE`): a flood fails at once, and `step` ends
+it at the end of the slice.
 """
 
 import ctypes
-import os
 import time
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from keeper import capi
+from keeper.slot import Slot
 
 if TYPE_CHECKING:
     from keeper.engine import Function
 
-_FIRST_READ: Final = 16 * 1024
 _START: Final = b"_start"
 _MAX_INSTANCES: Final = 1
 _MAX_TABLES: Final = 16
@@ -41,24 +38,6 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     stderr: bytes
     run_ms: float
     timed_out: bool = False
-
-
-class Slot:
-    """Two memory files and scratch memory, used by one call at a time."""
-
-    __slots__ = ("scratch", "stderr", "stderr_path", "stdout", "stdout_path")
-
-    def __init__(self) -> None:
-        self.scratch = capi.Scratch()
-        self.stdout = os.memfd_create("stdout", os.MFD_CLOEXEC)
-        self.stderr = os.memfd_create("stderr", os.MFD_CLOEXEC)
-        self.stdout_path = b"/proc/self/fd/%d" % self.stdout
-        self.stderr_path = b"/proc/self/fd/%d" % self.stderr
-
-    def close(self) -> None:
-        """Close both files."""
-        os.close(self.stdout)
-        os.close(self.stderr)
 
 
 class Call:
@@ -85,7 +64,7 @@ class Call:
         self._function = function
         self._slot = slot
         self._instantiated = False
-        config = _wasi_config(slot, argv, stdin, variables)
+        config = _wasi_config(argv, stdin, variables)
         self._store = capi.store_new(function.engine_address, None, None)
         self._context = context = capi.store_context(self._store)
         capi.context_set_wasi(context, config)
@@ -108,10 +87,13 @@ class Call:
         """Run one slice. Return the outcome if the call has ended with it."""
         if time.monotonic() >= self.deadline:
             return self.drop()
+        slot = self._slot
+        if Slot.installed is not slot:
+            slot.install()
         while capi.call_future_poll(self._future):
             capi.call_future_delete(self._future)
             self._future = 0
-            trap, error = self._slot.scratch.take_failure()
+            trap, error = slot.scratch.take_failure()
             if trap or error:
                 return self._end(*_reason(trap, error))
             if self._instantiated:
@@ -119,7 +101,7 @@ class Call:
             self._begin()
         if time.monotonic() >= self.deadline:
             return self.drop()
-        if os.fstat(self._slot.stdout).st_size > self._function.sandbox.output_bytes:
+        if slot.stdout.size() > self._function.sandbox.output_bytes:
             return self._end(None, None)  # says that there is too much of it
         return None
 
@@ -146,18 +128,19 @@ class Call:
         capi.store_delete(self._store)
         run_ms = (time.monotonic() - self._started) * 1e3
         sandbox = self._function.sandbox
-        stdout = _take(self._slot.stdout, sandbox.output_bytes)
+        stdout = self._slot.stdout.take(sandbox.output_bytes)
         if len(stdout) > sandbox.output_bytes:
+            self._function.flush()
             stdout = stdout[: sandbox.output_bytes]
             error = f"output exceeds {sandbox.output_bytes} bytes"
             exit_code = None
             timed_out = False
-        stderr = _take(self._slot.stderr, sandbox.stderr_bytes)[: sandbox.stderr_bytes]
+        stderr = self._slot.stderr.take(sandbox.stderr_bytes)[: sandbox.stderr_bytes]
         self._function.release(self._slot)
         return Outcome(exit_code, error, stdout, stderr, run_ms, timed_out)
 
 
-def _wasi_config(slot: Slot, argv: list[bytes], stdin: bytes, variables: dict[bytes, bytes]) -> int:
+def _wasi_config(argv: list[bytes], stdin: bytes, variables: dict[bytes, bytes]) -> int:
     config: int = capi.wasi_config_new()
     count = len(argv)
     accepted = capi.wasi_config_set_argv(config, count, (ctypes.c_char_p * count)(*argv))
@@ -169,22 +152,12 @@ def _wasi_config(slot: Slot, argv: list[bytes], stdin: bytes, variables: dict[by
         )
     if stdin:
         capi.set_stdin(config, stdin)
-    accepted = accepted and capi.wasi_config_set_stdout_file(config, slot.stdout_path)
-    accepted = accepted and capi.wasi_config_set_stderr_file(config, slot.stderr_path)
     if not accepted:
         capi.wasi_config_delete(config)
-        raise ValueError("arguments and variables must be UTF-8, and descriptors must be left")
+        raise ValueError("arguments and variables must be UTF-8")
+    capi.wasi_config_inherit_stdout(config)
+    capi.wasi_config_inherit_stderr(config)
     return config
-
-
-def _take(descriptor: int, limit: int) -> bytes:
-    """Return what was written, up to one byte more than `limit`."""
-    data = os.pread(descriptor, _FIRST_READ, 0)
-    if len(data) < _FIRST_READ:
-        return data
-    data = os.pread(descriptor, limit + 1, 0)
-    os.ftruncate(descriptor, 0)  # large output must not stay in memory until the next call
-    return data
 
 
 def _reason(trap: int, error: int) -> tuple[int | None, str | None]:

@@ -45,12 +45,8 @@ wasi_config_set_env = _bind(
 wasi_config_set_stdin_bytes = _bind(
     _keeps_lock, "wasi_config_set_stdin_bytes", None, _POINTER, _POINTER
 )
-wasi_config_set_stdout_file = _bind(
-    _keeps_lock, "wasi_config_set_stdout_file", ctypes.c_bool, _POINTER, _TEXT
-)
-wasi_config_set_stderr_file = _bind(
-    _keeps_lock, "wasi_config_set_stderr_file", ctypes.c_bool, _POINTER, _TEXT
-)
+wasi_config_inherit_stdout = _bind(_keeps_lock, "wasi_config_inherit_stdout", None, _POINTER)
+wasi_config_inherit_stderr = _bind(_keeps_lock, "wasi_config_inherit_stderr", None, _POINTER)
 byte_vec_new = _bind(_keeps_lock, "wasm_byte_vec_new", None, _POINTER, _SIZE, _TEXT)
 byte_vec_delete = _bind(_keeps_lock, "wasm_byte_vec_delete", None, _POINTER)
 

@@ -7,30 +7,33 @@ another process, no socket, no file, no new executable page. What is not on
 the list of system calls fails with EPERM instead of killing the process: a
 libc that tries something newer first then takes its old way.
 
-Three layers, because each leaves a hole: seccomp cannot look at paths (and
-wasmtime opens the output files by path), Landlock closes the file system, and
-"not dumpable" keeps other processes of the same user from attaching to this
-one.
+Three layers, should one have a hole: seccomp, Landlock, which closes the file
+system, and "not dumpable", which keeps other processes of the same user from
+attaching to this one.
 """
 
 import ctypes
 import errno
 import os
 import resource
+from pathlib import Path
 from typing import Final
 
 import pyseccomp  # type: ignore[import-untyped] # it has none
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
-_PR_SET_SECCOMP: Final = 22
 _PR_SET_NO_NEW_PRIVS: Final = 38
-_SECCOMP_MODE_FILTER: Final = 2
+_SECCOMP: Final = {"x86_64": 317, "aarch64": 277}[os.uname().machine]
+_SECCOMP_SET_MODE_FILTER: Final = 1
+_SECCOMP_FILTER_FLAG_TSYNC: Final = 1
 _INSTRUCTION_BYTES: Final = 8
 
 _LANDLOCK_CREATE_RULESET: Final = 444
+_LANDLOCK_ADD_RULE: Final = 445
 _LANDLOCK_RESTRICT_SELF: Final = 446
 _LANDLOCK_VERSION: Final = 1
+_LANDLOCK_RULE_PATH_BENEATH: Final = 1
 _FILE_RIGHTS: Final = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 """How many access rights for files each version of Landlock knows, from bit 0 on."""
 
@@ -40,7 +43,7 @@ _PROT_EXEC: Final = 4
 _ALLOWED: Final = [
     "read", "readv", "pread64", "preadv", "preadv2", "write", "writev", "pwritev2", "lseek",
     "close", "fstat", "newfstatat", "statx", "ftruncate", "fcntl", "ioctl", "dup", "getcwd",
-    "readlink", "readlinkat", "openat", "memfd_create", "pipe2", "eventfd2", "epoll_create1",
+    "readlink", "readlinkat", "dup2", "dup3", "memfd_create", "pipe2", "eventfd2", "epoll_create1",
     "epoll_ctl", "epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "ppoll", "select",
     "pselect6", "timerfd_create", "timerfd_settime", "listen", "accept", "accept4", "recvfrom",
     "recvmsg", "sendto", "sendmsg", "shutdown", "getsockname", "getpeername", "getsockopt",
@@ -96,7 +99,10 @@ def die_with_parent(parent: int) -> None:
 
 
 def confine(program: bytes, *, file_bytes: int, descriptors: int) -> list[str]:
-    """Lock this process in: no way back. Call it with one thread running.
+    """Lock this process in, with all its threads: no way back.
+
+    Landlock holds the calling thread and those that it will start. What others may do with files
+    is what they could when they were started (see `keep_to`), and seccomp denies them that.
 
     Args:
         program: what `compile_filter` returned.
@@ -136,13 +142,36 @@ class _Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
 
 
+class _PathBeneath(ctypes.Structure):
+    """`struct landlock_path_beneath_attr` of linux/landlock.h."""
+
+    _pack_ = 1
+    _fields_ = [("allowed_access", ctypes.c_uint64), ("parent_fd", ctypes.c_int32)]
+
+
 def _load_filter(program: bytes) -> None:
     filter_ = _Program(len(program) // _INSTRUCTION_BYTES, program)
-    _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(filter_))
+    address = ctypes.byref(filter_)
+    if _libc.syscall(_SECCOMP, _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_TSYNC, address):
+        raise OSError(ctypes.get_errno(), "the filter of system calls cannot be loaded")
 
 
-def _close_file_system() -> bool:
-    """Deny every access to files by path (landlock(7)); memory files stay reachable."""
+def keep_to(directory: Path) -> None:
+    """Deny this thread and its future ones files outside `directory`, where the kernel can.
+
+    Raises:
+        OSError: there is no such directory.
+    """
+    descriptor = os.open(directory, os.O_PATH | os.O_CLOEXEC)
+    try:
+        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        _close_file_system(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _close_file_system(but: int | None = None) -> bool:
+    """Deny access to files by path (landlock(7)) but beneath a directory; memory files stay."""
     syscall = _libc.syscall
     version = syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_VERSION)
     if version < 1:
@@ -153,6 +182,10 @@ def _close_file_system() -> bool:
     if ruleset < 0:
         return False
     try:
+        if but is not None:
+            rule = ctypes.byref(_PathBeneath(rights, but))
+            if syscall(_LANDLOCK_ADD_RULE, ruleset, _LANDLOCK_RULE_PATH_BENEATH, rule, 0):
+                return False
         return bool(syscall(_LANDLOCK_RESTRICT_SELF, ruleset, 0) == 0)
     finally:
         os.close(ruleset)

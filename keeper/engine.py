@@ -22,16 +22,29 @@ import wasmtime
 from wasmtime import _bindings
 
 from keeper import capi
-from keeper.call import Call, Slot
+from keeper.call import Call
+from keeper.slot import KEPT_BYTES, Slot
+from keeper.ticker import Ticker
+from schemas.specs import MIB
 
 DEFAULT_SLOTS: Final = 16
 """Size of the zygote's pool: what a function's default concurrency needs."""
 MAX_WASM_STACK: Final = 1 << 20
 EMPTY_MODULE: Final = b"\0asm\1\0\0\0"
-EMPTY_COMMAND: Final = EMPTY_MODULE + bytes.fromhex(
-    "010401600000 03020100 070a01065f73746172740000 0a040102000b"
+_FLUSH_COMMAND: Final = EMPTY_MODULE + bytes.fromhex(
+    "010c02 60047f7f7f7f017f 600000 02230116 776173695f736e617073686f745f7072657669657731 08"
+    "66645f7772697465 0000 03020101 0503010001 071302 066d656d6f72790200 065f73746172740001"
+    "0a0f010d00410141004101410c10001a0b 0b0f01 0041000b 0908000000010000000a"
 )
-"""`(module (func (export "_start")))`"""
+"""Writes a line end to its stdout:
+
+    (module
+      (import "wasi_snapshot_preview1" "fd_write" (func (param i32 i32 i32 i32) (result i32)))
+      (memory (export "memory") 1)
+      (data (i32.const 0) "\\08\\00\\00\\00\\01\\00\\00\\00\\n")
+      (func (export "_start")
+        (drop (call 0 (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 12)))))
+"""
 
 
 class ModuleError(Exception):
@@ -45,6 +58,14 @@ class Sandbox(msgspec.Struct, frozen=True):
     output_bytes: int
     timeout_s: float
     stderr_bytes: int = 64 * 1024
+
+    @property
+    def file_bytes(self) -> int:
+        """The largest size of an output file that its calls need."""
+        return max(self.output_bytes + 1, self.stderr_bytes) + KEPT_BYTES
+
+
+_FLUSH_SANDBOX: Final = Sandbox(memory_bytes=MIB, output_bytes=KEPT_BYTES, timeout_s=10.0)
 
 
 def new_engine(*, slots: int = 0) -> wasmtime.Engine:
@@ -143,11 +164,15 @@ def check_module(module: wasmtime.Module) -> None:
 class Host:
     """An engine and what every module is linked with; made before the fork, used after it."""
 
-    def __init__(self, *, slots: int = DEFAULT_SLOTS) -> None:
+    def __init__(self, *, slots: int = DEFAULT_SLOTS, flush_code: bytes = b"") -> None:
         self.slots = slots
         self.engine = new_engine(slots=slots)
+        self.ticker = Ticker(self.engine)
         self.linker = wasmtime.Linker(self.engine)
         self.linker.define_wasi()
+        self.flush_code = flush_code or precompile(self.engine, _FLUSH_COMMAND)
+        self.flusher = Function(self, self.flush_code, _FLUSH_SANDBOX, {}, concurrency=0)
+        """Writes a line end; see `Function.flush`."""
 
 
 class Function:
@@ -159,12 +184,12 @@ class Function:
     def __init__(
         self,
         host: Host,
-        path: str,
+        code: str | bytes,
         sandbox: Sandbox,
         variables: dict[str, str],
         concurrency: int = DEFAULT_SLOTS,
     ) -> None:
-        """Map the precompiled module at `path`, which must not change any more.
+        """Map a precompiled module: its bytes, or a path whose file must not change any more.
 
         Raises:
             ModuleError: it is not precompiled for this engine, or cannot be linked.
@@ -173,24 +198,29 @@ class Function:
         self.variables = {name.encode(): value.encode() for name, value in variables.items()}
         self._free: list[Slot] = []
         if concurrency > host.slots:
-            host = Host(slots=concurrency)
+            host = Host(slots=concurrency, flush_code=host.flush_code)
         try:
-            self._load(host, path)
+            self._load(host, code)
         except wasmtime.WasmtimeError:
             # It may only be too large for a slot of the pool.
             try:
-                self._load(Host(slots=0), path)
+                self._load(Host(slots=0, flush_code=host.flush_code), code)
             except wasmtime.WasmtimeError as error:
                 raise ModuleError(f"the module cannot be loaded: {_one_line(error)}") from error
 
-    def _load(self, host: Host, path: str) -> None:
-        module = wasmtime.Module.deserialize_file(host.engine, path)
+    def _load(self, host: Host, code: str | bytes) -> None:
+        if isinstance(code, bytes):
+            module = wasmtime.Module.deserialize(host.engine, code)
+        else:
+            module = wasmtime.Module.deserialize_file(host.engine, code)
         prepared = host.linker.instantiate_pre(module)
         self.engine = host.engine
+        self.ticker = host.ticker
         self.engine_address = capi.address_of(host.engine)
         self.instance_pre = capi.address_of(prepared)
+        self._host = host
         # The C API sees only addresses: keep what they point to.
-        self._kept = (host, module, prepared)
+        self._kept = (module, prepared)
 
     def call(
         self,
@@ -212,6 +242,16 @@ class Function:
     def release(self, slot: Slot) -> None:
         """Take back the slot of a call that has ended."""
         self._free.append(slot)
+
+    def flush(self) -> None:
+        """Get rid of what WASI could not write of a flood, or the next call would begin with it.
+
+        wasmtime writes stdout through Rust's line buffer. It flushes after each write, but when
+        the file is full, up to 1 KiB stays in the buffer.
+        """
+        call = self._host.flusher.call([])
+        while call.step() is None:
+            pass
 
     def close(self) -> None:
         """Close the files of all calls that have ended; no further call may begin."""

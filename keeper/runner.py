@@ -19,7 +19,6 @@ from keeper.budget import Share
 from keeper.call import Call, Outcome
 from keeper.engine import Function
 from keeper.scoreboard import Scoreboard
-from keeper.ticker import Ticker
 
 Done = Callable[[Outcome], None]
 
@@ -38,7 +37,7 @@ class Runner:
         self._scoreboard = scoreboard
         self._budget = budget
         self._loop = loop
-        self._ticker = Ticker(function.engine)
+        self._ticker = function.ticker
         self._waiting: deque[tuple[Call, Done]] = deque()
 
     def run(self, invocation: Invocation, done: Done) -> None:

@@ -28,6 +28,7 @@ from keeper.children import Child, PendingUnload, State
 from keeper.control import RefusedError, Verify, Window
 from keeper.engine import Host
 from keeper.listeners import bind
+from keeper.load import Loader, take_load
 from keeper.scoreboard import Scoreboard
 from keeper.watch import Watcher
 from schemas.control import (
@@ -71,7 +72,7 @@ class Control(msgspec.Struct, frozen=True):
     host: str
     ports: range
     verify_control: Verify
-    loader: child_process.Loader
+    loader: Loader
 
 
 class Zygote:
@@ -283,9 +284,7 @@ class Zygote:
 
     def _fork_blank(self, keeper: Control, *, warm: bool) -> Child:
         loader = keeper.loader
-        return self.spawn(
-            lambda inherited: child_process.take_load(inherited, loader, warm=warm), "spare"
-        )
+        return self.spawn(lambda inherited: take_load(inherited, loader, warm=warm), "spare")
 
     def _changed(self, child: Child, state: State, reason: str) -> None:
         child.state = state

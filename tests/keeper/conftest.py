@@ -20,6 +20,7 @@ import wasmtime
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from keeper.engine import compile_module, engine_hash, new_engine
+from keeper.slot import Slot
 from schemas.builds import Artifact
 from schemas.control import (
     INSTANCE_HEADER,
@@ -325,6 +326,17 @@ def keeper(tmp_path_factory: pytest.TempPathFactory, compiler: Compiler) -> Iter
     keeper = Keeper(tmp_path_factory.mktemp("keeper"), compiler)
     yield keeper
     keeper.close()
+
+
+@pytest.fixture
+def standard_streams() -> Iterator[None]:
+    """Give stdout and stderr back to a test process that ran calls itself."""
+    kept = os.dup(1), os.dup(2)
+    yield
+    for number, descriptor in enumerate(kept, 1):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    Slot.installed = None
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 
@@ -33,6 +35,10 @@ def _read_memory(pid: int) -> None:
     vector = (ctypes.c_void_p * 2)(ctypes.addressof(buffer), 8)
     if _libc.process_vm_readv(pid, vector, 1, vector, 1, 0) < 0:
         raise OSError(ctypes.get_errno(), "refused")
+
+
+def _reopen(descriptor: int) -> None:
+    Path(f"/proc/self/fd/{descriptor}").write_bytes(b"x")
 
 
 def _executable_page() -> None:
@@ -61,6 +67,7 @@ ATTACKS: dict[str, Callable[[int, str, socket.socket], object]] = {
     "make a directory": lambda _, path, __: Path(path, "d").mkdir(),
     "change permissions": lambda _, path, __: Path(path, "file").chmod(0o777),
     "rename": lambda _, path, __: Path(path, "file").rename(Path(path, "other")),
+    "memory file by path": lambda *_: _reopen(os.memfd_create("x")),
     "executable page": lambda *_: _executable_page(),
     "io_uring": lambda *_: _system_call(425, 8, 0),
     "mount": lambda _, path, __: _system_call(165, 0, 0, 0, 0, 0),
@@ -71,21 +78,32 @@ ATTACKS: dict[str, Callable[[int, str, socket.socket], object]] = {
 }
 
 HARMLESS: dict[str, Callable[[], object]] = {
-    "memory file by path": lambda: open(f"/proc/self/fd/{os.memfd_create('x')}", "wb").close(),  # noqa: PTH123 -- as wasmtime does
+    "another file as stdout": lambda: os.dup2(os.memfd_create("x"), os.dup(1)),
     "random bytes": lambda: os.urandom(8),
     "large allocation": lambda: bytearray(64 << 20),
 }
 
 
-def _confined(attempts: Callable[[], dict[str, str]]) -> dict[str, str]:
-    """Return what `attempts` returns in a confined fork."""
+def _confined(
+    attempts: Callable[[], dict[str, str]], before: Callable[[], None] = lambda: None
+) -> dict[str, str]:
+    """Return what `attempts` returns in a confined fork, in which `before` was called."""
     program = confine.compile_filter()
+
+    def confined() -> dict[str, str]:
+        confine.die_with_parent(os.getppid())
+        before()
+        confine.confine(program, file_bytes=1 << 20, descriptors=256)
+        return attempts()
+
+    return _in_fork(confined)
+
+
+def _in_fork(attempts: Callable[[], dict[str, str]]) -> dict[str, str]:
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            confine.die_with_parent(os.getppid())
-            confine.confine(program, file_bytes=1 << 20, descriptors=256)
             os.write(writer, json.dumps(attempts()).encode())
         finally:
             os._exit(0)
@@ -143,6 +161,51 @@ def test_a_memory_file_ends_at_its_limit() -> None:
         return {"written": str(written), "more": _outcome(lambda: os.write(descriptor, b"x"))}
 
     assert _confined(attempts) == {"written": str(1 << 20), "more": "OSError"}
+
+
+def test_threads_that_ran_before_are_confined_too(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"secret")
+    go, outcome = threading.Event(), SimpleQueue[dict[str, str]]()
+
+    def attempts() -> dict[str, str]:
+        go.set()
+        return outcome.get()
+
+    def late() -> None:
+        go.wait()
+        refused = {
+            "read a file": _outcome((tmp_path / "file").read_bytes),
+            "socket": _outcome(socket.socket),
+            "fork": _outcome(os.fork),
+        }
+        outcome.put(refused)
+
+    def in_child() -> None:
+        threading.Thread(target=late, daemon=True).start()
+
+    assert set(_confined(attempts, before=in_child).values()) == {"PermissionError"}
+
+
+def test_a_process_that_is_kept_to_a_directory_reaches_no_other(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    for directory in (inside, outside):
+        directory.mkdir()
+        (directory / "file").write_bytes(b"x")
+
+    def attempts() -> dict[str, str]:
+        confine.keep_to(inside)
+        return {
+            "read inside": _outcome((inside / "file").read_bytes),
+            "write inside": _outcome(lambda: (inside / "new").write_bytes(b"x")),
+            "memory file": _outcome(lambda: _reopen(os.memfd_create("x"))),
+            "read outside": _outcome((outside / "file").read_bytes),
+            "write outside": _outcome(lambda: (outside / "new").write_bytes(b"x")),
+        }
+
+    outcomes = _in_fork(attempts)
+    assert {name for name, outcome in outcomes.items() if outcome == "worked"} == {
+        "read inside", "write inside", "memory file",
+    }  # fmt: skip
 
 
 def test_a_process_ends_when_its_parent_does() -> None:

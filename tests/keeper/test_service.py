@@ -35,7 +35,7 @@ class Server:
 
 
 @pytest.fixture
-async def server(compiler: Any) -> AsyncIterator[Server]:
+async def server(compiler: Any, standard_streams: None) -> AsyncIterator[Server]:
     descriptor = os.memfd_create("module")
     os.write(descriptor, compiler("flood")[1])
     sandbox = Sandbox(64 * MIB, 64 * MIB, timeout_s=10)

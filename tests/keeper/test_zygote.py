@@ -406,7 +406,7 @@ def test_loads_at_once_are_all_answered(start_keeper: Start) -> None:
     assert len({msgspec.json.decode(answer)["port"] for _, answer in results}) == 20
 
 
-def test_a_spare_child_waits_with_one_thread_and_is_replaced(
+def test_a_spare_child_waits_and_is_replaced(
     start_keeper: Start, wait_for: Callable[..., None]
 ) -> None:
     keeper = start_keeper()
@@ -419,7 +419,6 @@ def test_a_spare_child_waits_with_one_thread_and_is_replaced(
     (spare,) = children()
     # Blocked in recvmsg: it has warmed up.
     wait_for(lambda: Path(f"/proc/{spare}/syscall").read_text().startswith("47 "))
-    assert len(list(Path(f"/proc/{spare}/task").iterdir())) == 1
     assert keeper.load("hello").reply.pid == spare
     wait_for(lambda: len(children()) == 2)
     (other,) = set(children()) - {spare}
@@ -434,3 +433,15 @@ def test_function_ports_come_from_the_range_that_is_given(start_keeper: Start) -
     keeper = start_keeper("--function-ports", f"{port}-{port}")
     assert keeper.load("hello").reply.port == port
     assert refusal(lambda: keeper.load("hello")) == (507, "full")
+
+
+def test_every_thread_of_a_child_is_confined(keeper: Any) -> None:
+    sort = keeper.load("sort")
+    sort.run("2", "1")
+    threads = list(Path(f"/proc/{sort.reply.pid}/task").iterdir())
+    assert len(threads) > 1  # of tokio, and the ticker
+    for thread in threads:
+        status = dict(
+            line.split(":\t") for line in (thread / "status").read_text().splitlines() if line[-1:]
+        )
+        assert (status["Seccomp"], status["NoNewPrivs"]) == ("2", "1")
