@@ -8,7 +8,6 @@ import pytest
 
 from tests.cluster.lab import machine, paths, tiers, turns
 
-
 _turn = pytest.StashKey[bool]()
 
 

@@ -8,15 +8,18 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
 from services.bus.permissions import SERVICES
 from tests.cluster import lab
 from tests.cluster.executor import build as executor
-from tests.cluster.lab import supplies
+from tests.cluster.lab import images, supplies
 from tests.cluster.lab.commands import CommandError
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -24,6 +27,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 CHECKOUT = Path(__file__).parents[2]
 WASMFN = Path(sys.executable).parent / "wasmfn"
 SORT = CHECKOUT / "examples/sort/sort.wasm"
+URL = f"http://{lab.NODE_ADDRESS}:32046/sort"
+NEXT = "upgraded"
 
 
 def wasmfn(*words: str | Path, within_s: float = 300) -> str:
@@ -97,9 +102,7 @@ def test_installing_again_keeps_the_keys_and_every_pod(installed: None) -> None:
 
 def test_a_module_is_deployed_and_answers_on_the_node_port(installed: None) -> None:
     wasmfn("deploy", SORT)
-    answer = lab.http(
-        "POST", f"http://{lab.NODE_ADDRESS}:32046/sort", content=b'{"args":["2","1"]}'
-    )
+    answer = lab.http("POST", URL, content=b'{"args":["2","1"]}')
     assert answer.json()["output"] == ["1 2"]
 
 
@@ -163,3 +166,79 @@ def test_a_token_is_in_no_pod_that_does_not_need_one(installed: None) -> None:
         ]
         name = pod["metadata"]["labels"]["app.kubernetes.io/name"]
         assert bool(mounted) is (name in ("scheduler", "builder", "keys")), name
+
+
+def overlay(directory: Path) -> Path:
+    """Write an overlay of one's own, as docs/k3s.md shows it, with the images of a next version."""
+    base = os.path.relpath(CHECKOUT / "manifests/overlays/lab", directory)
+    chosen = [
+        {"name": f"127.0.0.1:5000/wasmfn/{image}", "newTag": NEXT}
+        for image in ("services", "keeper")
+    ]
+    fields = CHECKOUT / "manifests/base/image-fields.yaml"
+    (directory / "image-fields.yaml").write_text(fields.read_text())
+    kustomization = {"resources": [base], "images": chosen, "configurations": ["image-fields.yaml"]}
+    (directory / "kustomization.yaml").write_text(json.dumps(kustomization))
+    return directory
+
+
+@contextmanager
+def traffic() -> Iterator[list[str]]:
+    """Call the function for as long as this lasts; yield what was not answered as it should be."""
+    wrong: list[str] = []
+    over = threading.Event()
+    answered = threading.Event()
+
+    def call() -> None:
+        with lab.network():
+            while not over.is_set():
+                # A connection for each call, as new clients have.
+                try:
+                    answer = httpx.post(URL, content=b'{"args":["2","1"]}', trust_env=False)
+                    if answer.status_code != 200:
+                        wrong.append(f"{answer.status_code} {answer.text}")
+                except httpx.HTTPError as error:
+                    wrong.append(repr(error))
+                answered.set()
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    try:
+        assert answered.wait(60)
+        yield wrong
+        answered.clear()
+        assert answered.wait(60)
+    finally:
+        over.set()
+        caller.join()
+
+
+def running() -> set[str]:
+    """Return the images of everything that runs."""
+    pods = [*get("pods", "-n", "wasmfn")["items"], *get("pods", "-n", "wasmfn-functions")["items"]]  # type: ignore[misc]  # JSON
+    return {c["image"] for pod in pods for c in pod["spec"]["containers"]}
+
+
+def test_newer_images_take_over_and_every_call_is_answered_meanwhile(
+    installed: None, tmp_path: Path
+) -> None:
+    wasmfn("deploy", SORT)
+    for image in ("services", "keeper"):
+        (tag,) = {name for name in running() if f"/wasmfn/{image}:" in name}
+        images.rename(tag.removeprefix(f"{lab.REGISTRY}/"), f"wasmfn/{image}:{NEXT}")
+        images.push(f"wasmfn/{image}:{NEXT}")
+    with traffic() as wrong:
+        wasmfn("install", "--overlay", overlay(tmp_path), "--timeout", "240")
+    assert wrong == []
+    assert images.name(f"wasmfn/services:{NEXT}") in running()
+
+
+def test_keys_and_namespaces_stay_when_they_are_to_be_kept(installed: None) -> None:
+    names = ("wasmfn-control-key", "wasmfn-artifact-key", "wasmfn-nats")
+    before = [get("secret", "-n", "wasmfn", name)["data"] for name in names]
+    wasmfn("uninstall", "--overlay", "lab", "--keep-data", "--yes")
+    assert [get("secret", "-n", "wasmfn", name)["data"] for name in names] == before
+    assert get("deployments,statefulsets,daemonsets,services", "-n", "wasmfn")["items"] == []
+    for namespace in ("wasmfn", "wasmfn-functions"):
+        kept = get("pods", "-n", namespace)["items"]
+        assert [pod for pod in kept if "deletionTimestamp" not in pod["metadata"]] == []  # type: ignore[attr-defined]  # JSON

@@ -54,6 +54,11 @@ def exists(tag: str) -> bool:
     return True
 
 
+def rename(tag: str, other: str) -> None:
+    """Give an image of the store another name beside its own."""
+    _buildah("tag", tag, other)
+
+
 def push(tag: str) -> str:
     """Push an image of the store to the lab's registry; return the name to pull it by."""
     push = ["push", "--quiet", "--tls-verify=false", tag, f"docker://{name(tag)}"]
