@@ -23,6 +23,7 @@ from services.router.activity import Progress, report
 from services.router.asynchronous.start import Asynchronous
 from services.router.demand import asker
 from services.router.framing import networks
+from services.router.invocation import Workings
 from services.router.invoke import Invocations
 from services.router.limits import Limits
 from services.router.metrics import Collector, Metrics
@@ -80,10 +81,12 @@ async def main(process: Process, settings: RouterSettings) -> None:
         process.start(bus.watch(), "bus")
         await settle(bus.nc)
         asynchronous = Asynchronous(bus, slots, pool, limits, events.emit, settings)
+        process.admin_routes += asynchronous.admin_routes
         app = Invocations(
             slots, pool, limits, metrics, events.emit, trusted, asynchronous.acceptance
         )
-        server = data_server(app, settings)
+        workings = Workings(slots, pool, limits, metrics, events.emit, trusted)
+        server = data_server(app, workings, settings)
         prometheus_client.REGISTRY.register(Collector(metrics, gauges(slots, pool, server)))
         # Who connects during a restart waits in the backlog for the whole route table.
         with contextlib.suppress(TimeoutError):
@@ -96,6 +99,8 @@ async def main(process: Process, settings: RouterSettings) -> None:
         await process.stopping.wait()
         server.should_exit = True
         await asyncio.gather(running, asynchronous.lanes.drain(settings.grace_s - _CUT_S))
+        for connection in tuple(server.server_state.connections):
+            connection.transport.abort()
         slots.close()
         pool.close()
 
@@ -124,7 +129,7 @@ def listen(address: str) -> socket.socket:
         raise PublicError(f"cannot serve at {address}: {reason}; {advice}") from error
 
 
-def data_server(app: Invocations, settings: RouterSettings) -> Server:
+def data_server(app: Invocations, workings: Workings, settings: RouterSettings) -> Server:
     """Return the server of the data port, not yet running."""
     limits = ClientLimits(
         head_s=settings.head_s,
@@ -135,7 +140,7 @@ def data_server(app: Invocations, settings: RouterSettings) -> Server:
     return Server(
         uvicorn.Config(
             app,
-            http=client_protocol(limits),
+            http=client_protocol(limits, workings),
             interface="asgi3",
             ws="none",
             lifespan="off",

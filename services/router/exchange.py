@@ -44,25 +44,23 @@ class Exchange:
         self._continued = True
         _wake(self._writable)
 
-    def on_head(self, status: int, headers: list[Header]) -> None:
+    def on_head(self, status: int, headers: list[Header], data: bytes, ended: bool) -> None:
         self._head = (status, headers)
-        self.connection.expect_within(self.silence_s)
-        _wake(self._changed)
-        _wake(self._writable)
+        self.on_data(data, ended)
 
-    def on_data(self, data: bytes) -> None:
-        self._pieces.append(data)
-        self._held += len(data)
-        if self._held > RELAY_BYTES and not self._paused:
+    def on_data(self, data: bytes, ended: bool) -> None:
+        if data:
+            self._pieces.append(data)
+            self._held += len(data)
+        if ended:
+            # The connection may serve another call by now.
+            self.ended = True
+        elif self._held > RELAY_BYTES and not self._paused:
             self._paused = True
             self.connection.pause_reading()
             self.connection.expect_within(None)
         elif not self._paused:
             self.connection.expect_within(self.silence_s)
-        _wake(self._changed)
-
-    def on_end(self) -> None:
-        self.ended = True
         _wake(self._changed)
         _wake(self._writable)
 

@@ -15,13 +15,14 @@ from typing import Any, Final
 
 import msgspec
 
-from schemas.events import Event, new_event
+from schemas.events import Event
 from schemas.invocations import RESERVED_PATH
 from services.router.asynchronous.accept import Acceptance, Offer
 from services.router.asynchronous.door import Refusal, Reply
 from services.router.asynchronous.identity import prefers_async
 from services.router.body import BodyRefused, Receive, RequestBody
 from services.router.choice import Cause
+from services.router.coldstart import ColdStart, cold_start_event
 from services.router.exchange import CallFailed, Exchange
 from services.router.framing import (
     Answer,
@@ -43,7 +44,7 @@ from services.router.paths import BadPath, decode_path, host_name
 from services.router.problems import Problem, encode
 from services.router.protocol import ClientConnection
 from services.router.retry import NOT_EXECUTED, Failure, cause_of, may_retry, problem_of
-from services.router.slots import ColdStart, Grant, NoSlot, Slots
+from services.router.slots import Grant, NoSlot, Slots
 from services.router.state import Function
 from services.router.table import Key, Match, WrongMethod
 from services.router.tracing import Trace, read_trace
@@ -450,15 +451,8 @@ class Invocations:
         self, function: Key, cold: ColdStart, steps: dict[str, float], trace: Trace
     ) -> None:
         self._metrics.cold_starts += 1
-        # Everything from parking on lies in these; the demand lies within the parking.
-        total = cold.parked_ms + steps["connect"] + steps["first_byte"]
         self._emit(
-            new_event(
-                "router", function[0], "function", function[1], "cold-start",
-                f"first answer of {function[1]} after {total:.1f} ms: parked {cold.parked_ms:.1f},"
-                f" connected in {steps['connect']:.1f}, first byte in {steps['first_byte']:.1f}",
-                correlation=trace.request_id, duration_ms=total,
-                parked_ms=cold.parked_ms, demand_ms=cold.demand_ms, scheduler_ms=cold.steps_ms,
-                connect_ms=steps["connect"], first_byte_ms=steps["first_byte"], total_ms=total,
+            cold_start_event(
+                function, cold, steps["connect"], steps["first_byte"], trace.request_id
             )
-        )  # fmt: skip
+        )

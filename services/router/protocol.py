@@ -1,31 +1,36 @@
 """The client's side of the data port: uvicorn's llhttp protocol, made safe to face the world.
 
+Plain invocations are answered from the callbacks of llhttp, by
+`services.router.invocation`; all else goes to the ASGI application, as uvicorn
+does it. Both have their turn in the order in which they came.
+
 uvicorn leaves to a front proxy what this router is itself: a bound on a head's
 size and time, on idle and half-sent connections, trailers that must not turn
 into headers or grow without end, upgrades, requests in absolute form, and a bad request that must
-not be answered in the middle of another one's answer. Those, and no more, are
-here; everything else is uvicorn's.
+not be answered in the middle of another one's answer. Those are here, too.
 """
 
 # ruff: noqa: D102 - the callbacks are documented where they come from
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import Any, ClassVar, Final
 
 import httptools
 import msgspec
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from schemas.names import new_correlation_id
+from services.router.admission import Admitted, Refused, admit
+from services.router.answer import answer_head
+from services.router.deadline import Deadline
+from services.router.framing import Header, is_trusted
+from services.router.invocation import Invocation, Workings
 from services.router.problems import Problem, encode
-
-_log = logging.getLogger("uvicorn.error.client")
-# Below that uvicorn writes a line for each bad request: any client could fill the disk.
-_log.setLevel(logging.ERROR)
+from services.router.request import Origin, Request
+from services.router.tracing import read_trace
 
 _MAX_HEADERS: Final = 100
 """A keeper takes 128; the router adds some."""
@@ -46,6 +51,8 @@ class ClientConnection(HttpToolsProtocol):
     """One connection of a client."""
 
     limits: ClassVar[ClientLimits] = ClientLimits()
+    workings: ClassVar[Workings | None] = None
+    """What plain invocations work with; without it all goes to the application."""
 
     def __init__(
         self,
@@ -55,11 +62,16 @@ class ClientConnection(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self.logger = _log
         self.on_lost: Callable[[], object] | None = None
         """Called when the client is gone before its answer is complete."""
-        self._timer: asyncio.TimerHandle | None = None
+        self.origin = Origin("unknown", "http", trusted=False)
+        self._turn: Invocation | None = None
+        """The invocation that is being answered; the application's have `on_lost`."""
+        self._deadline = Deadline(self.loop, self._on_deadline)
+        """One for whatever is awaited of the client: nothing, a head, a body's next piece."""
         self._in_head = False
+        self._head_awaited = False
+        """Time runs for the head that has begun."""
         self._in_body = False
         self._deaf = False
         """What still comes is thrown away."""
@@ -71,11 +83,53 @@ class ClientConnection(HttpToolsProtocol):
         self._answered = False
         """A refusal is written; what the application thinks of it does not matter any more."""
 
+    # What an invocation calls.
+
+    def write(self, data: bytes) -> bool:
+        """Send `data`, and return whether more may follow at once."""
+        self.transport.write(data)
+        return not self.flow.write_paused
+
+    def common_headers(self) -> list[Header]:
+        """Return what stands in every answer."""
+        return self.server_state.default_headers
+
+    def expect_body(self, within_s: float) -> None:
+        """Read the body, and tell the invocation if nothing comes of it for so long."""
+        self.flow.resume_reading()
+        self._deadline.within(within_s)
+
+    def pause_body(self) -> None:
+        """Read nothing more of the body for now."""
+        self._deadline.clear()
+        self.flow.pause_reading()
+
+    def on_answered(self, keep_alive: bool) -> None:
+        """Give its turn to the next request, or wait for it, or close."""
+        self._turn = None
+        if self.transport.is_closing():
+            return
+        if self._close_next or not keep_alive:
+            if self._in_body:
+                self._close_softly()
+            else:
+                self.transport.close()
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            # Not at once: a thousand short requests would stand on each other's shoulders.
+            self.loop.call_soon(self._start_asgi_task, *self.pipeline.pop())
+        elif self._in_body:
+            # Answered early: the rest is read for a while, so that the answer gets through.
+            self._deadline.within(_LINGER_S)
+        else:
+            self._await_request()
+
     def abort(self) -> None:
         """Break the connection, so that what was sent cannot pass for a complete answer."""
         if self._answered:
             return
-        if self.cycle is not None:
+        if isinstance(self.cycle, RequestResponseCycle):
             self.cycle.disconnected = True
         if self.transport is not None:
             self.transport.abort()
@@ -86,45 +140,58 @@ class ClientConnection(HttpToolsProtocol):
         self, transport: asyncio.Transport
     ) -> None:
         super().connection_made(transport)
+        if self.workings is not None and self.client is not None:
+            address = self.client[0]
+            trusted = is_trusted(address, self.workings.trusted)
+            self.origin = Origin(address, self.scheme or "http", trusted)
         if len(self.connections) > self.limits.max_connections:
             detail = "too many connections are open; send the request again a little later"
             self._refuse(Problem(503, detail, retry_after_s=1.0, close=True))
             self.transport.close()
         else:
-            self._arm(self.limits.head_s)
+            self._deadline.within(self.limits.head_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if isinstance(self.cycle, Invocation):
+            self.cycle = None  # type: ignore[assignment]  # uvicorn would tell it as its own
         super().connection_lost(exc)
-        self._disarm()
-        if self.on_lost is not None:
-            self.on_lost()
+        self.pipeline.clear()
+        self._deadline.stop()
+        self._leave()
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
         self._fruitless += len(data)
-        super().data_received(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._refuse_malformed()
+        except httptools.HttpParserUpgrade:
+            pass  # An offer that is ignored; on_headers_complete has seen to what follows.
         if self._deaf or self.transport.is_closing():
             return
         if self._in_head or self._in_body:
-            # llhttp tells nothing of a header, trailer or chunk extension that does not end,
-            # and httptools copies what it has of it at every piece.
-            if self._fruitless > self.limits.head_bytes:
-                self._refuse_head()
-        elif self._timer is None and self._is_quiet():
+            self._await_more()
+        elif not self._deadline.awaiting and self._is_quiet():
             # Something that begins no request, such as empty lines, keeps nothing open.
-            self._arm(self.limits.keep_alive_s)
+            self._deadline.within(self.limits.keep_alive_s)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._turn is not None:
+            self._turn.on_client_writable()
 
     # What llhttp calls.
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self.scope["state"]["client"] = self
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
         self._in_head = True
+        self._head_awaited = False
         self._head_bytes = 0
         self._fruitless = 0
-        if self._is_quiet():
-            self._arm(self.limits.head_s)
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
@@ -141,7 +208,7 @@ class ClientConnection(HttpToolsProtocol):
         self._fruitless = 0
         if self._deaf:
             return
-        self._disarm()
+        self._deadline.clear()
         if self._head_bytes > self.limits.head_bytes or len(self.headers) > _MAX_HEADERS:
             self._refuse_head()
             return
@@ -155,51 +222,106 @@ class ClientConnection(HttpToolsProtocol):
             detail = "no upgrade or tunnel is served here; send the request without Upgrade"
             self._refuse(Problem(501, detail, close=True))
             return
-        super().on_headers_complete()
         self._in_body = True
+        request = self._plain_invocation() if self.workings is not None else None
+        if request is None:
+            self._hand_over()
+        else:
+            self._invoke(request)
         if upgrade:
             # An offer that we ignore, as we may (RFC 9110, section 7.8).
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         self._fruitless = 0
-        if not self._deaf:
+        if self._deaf:
+            return
+        cycle = self.cycle
+        if not isinstance(cycle, Invocation):
             super().on_body(body)
+        elif not cycle.response_complete:
+            cycle.on_body(body)
 
     def on_message_complete(self) -> None:
         self._in_body = False
         if self._deaf:
             return
-        super().on_message_complete()
+        self._deadline.clear()
+        cycle = self.cycle
+        if not isinstance(cycle, Invocation):
+            super().on_message_complete()
+        elif not cycle.response_complete:
+            cycle.on_body_end()
         if self._is_quiet():
-            self._arm(self.limits.keep_alive_s)
+            self._await_request()
+
+    def _plain_invocation(self) -> Request | None:
+        """Return the request whose head is read, None if it is for the application."""
+        workings = self.workings
+        assert workings is not None  # noqa: S101 - else nobody asks
+        parser = self.parser
+        version = parser.get_http_version()
+        method = parser.get_method().decode("ascii")
+        # A fragment is not for servers (RFC 9110, section 4.2.5).
+        target = self.url.partition(b"#")[0] if b"#" in self.url else self.url
+        path = target.partition(b"?")[0]
+        trace = read_trace(self.headers)
+        verdict: Admitted | Problem | None
+        try:
+            verdict = admit(workings.slots.state, version, method, path, self.headers)
+        except Refused as refused:
+            verdict = refused.problem
+        if verdict is None:
+            return None
+        keep_alive = version != "1.0" and parser.should_keep_alive()
+        return Request(method, version, target, self.headers, keep_alive, trace, verdict)
+
+    def _invoke(self, request: Request) -> None:
+        assert self.workings is not None  # noqa: S101 - the request was admitted with it
+        quiet = self._is_quiet()
+        invocation = Invocation(self.workings, self, request)
+        self.cycle = invocation  # type: ignore[assignment]  # it stands in for uvicorn's
+        if quiet:
+            self._turn = invocation
+            invocation.start()
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((invocation, self.app))  # type: ignore[arg-type]  # the same
+
+    def _hand_over(self) -> None:
+        """Begin an ASGI cycle, as uvicorn does."""
+        url, headers = self.url, self.headers
+        super().on_message_begin()
+        self.url = url
+        self.headers.extend(headers)
+        self.expect_100_continue = any(
+            name == b"expect" and value.lower() == b"100-continue" for name, value in headers
+        )
+        self.scope["state"]["client"] = self
+        super().on_headers_complete()
 
     # What uvicorn calls.
 
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        # One timer runs here, for whatever is awaited of the client.
-        self._unset_keepalive_if_required()
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        """Give a request its turn."""
         if self.transport.is_closing():
             return
-        if self._close_next:
-            self.transport.close()
-        elif self._is_quiet():
-            if self._in_body:
-                # Answered early: the rest is read for a while, so that the answer gets through.
-                self._arm(_LINGER_S)
-            else:
-                self._arm(self.limits.head_s if self._in_head else self.limits.keep_alive_s)
+        if isinstance(cycle, Invocation):
+            self._turn = cycle
+            cycle.start()
+        else:
+            super()._start_asgi_task(cycle, app)
 
-    def send_400_response(self, msg: str) -> None:
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        self.on_answered(keep_alive=True)
+
+    # Refusals.
+
+    def _refuse_malformed(self) -> None:
         """Answer what llhttp could not read."""
         detail = "the request is not well-formed HTTP/1.1; its framing or a header is wrong"
         self._refuse(Problem(400, detail, close=True))
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """Say nothing: any client may offer an upgrade."""
-
-    # Refusals.
 
     def _refuse_head(self) -> None:
         most = f"{self.limits.head_bytes} bytes and {_MAX_HEADERS} headers"
@@ -210,9 +332,9 @@ class ClientConnection(HttpToolsProtocol):
     def _refuse(self, problem: Problem) -> None:
         """Answer `problem` if it is this request's turn, and take nothing more from the client."""
         self._deaf = True
-        self._disarm()
-        self._unset_keepalive_if_required()
-        if not self._is_quiet():
+        self._deadline.clear()
+        quiet = self._is_quiet()
+        if not quiet:
             if not self._in_body or self.pipeline:
                 # Earlier requests are owed their answers; this one gets the close.
                 self.pipeline.clear()
@@ -221,19 +343,33 @@ class ClientConnection(HttpToolsProtocol):
             if self.cycle.response_started:
                 self.abort()
                 return
-            self.cycle.disconnected = True
+            if isinstance(self.cycle, RequestResponseCycle):
+                self.cycle.disconnected = True
         self._answered = True
-        if self.on_lost is not None:
-            self.on_lost()
-        if not (self._is_quiet() and self._in_body):
+        self._leave()
+        if not (quiet and self._in_body):
             # Else it was answered early, and what is written now would be another's answer.
             headers, body = encode(problem, new_correlation_id())
-            lines = [b"%b: %b\r\n" % header for header in headers]
-            self.transport.write(b"".join((STATUS_LINE[problem.status], *lines, b"\r\n", body)))
+            self.transport.write(
+                answer_head(problem.status, headers, chunked=False, close=False) + body
+            )
+        self._close_softly()
+
+    def _leave(self) -> None:
+        """Tell whoever prepares an answer that nobody waits for it any more."""
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            turn.on_lost()
+        if self.on_lost is not None:
+            self.on_lost()
+
+    def _close_softly(self) -> None:
+        """Close so that a client which is still sending sees what was written."""
+        self._deaf = True
         if self.transport.can_write_eof():
             # Half-closed: a full close with unread input would reset the answer away.
             self.transport.write_eof()
-            self._arm(_LINGER_S)
+            self._deadline.within(_LINGER_S)
         else:
             self.transport.close()
 
@@ -260,30 +396,46 @@ class ClientConnection(HttpToolsProtocol):
         host = name if url.port is None else b"%b:%d" % (name, url.port)
         self.headers[:] = [header for header in self.headers if header[0] != b"host"]
         self.headers.append((b"host", host))
-        if not url.path:
-            self.url = b"/" + (b"?" + url.query if url.query else b"")
+        self.url = (url.path or b"/") + (b"?" + url.query if url.query else b"")
         return True
 
     # Time.
 
-    def _arm(self, seconds: float) -> None:
-        self._disarm()
-        self._timer = self.loop.call_later(seconds, self._on_timer)
+    def _await_more(self) -> None:
+        """Bound what is still to come of a request."""
+        # llhttp tells nothing of a header, trailer or chunk extension that does not end,
+        # and httptools copies what it has of it at every piece.
+        if self._fruitless > self.limits.head_bytes:
+            self._refuse_head()
+        elif self._in_body:
+            cycle = self.cycle
+            if isinstance(cycle, Invocation) and not cycle.response_complete:
+                cycle.on_body_pause()
+        elif not self._head_awaited and self._is_quiet():
+            self._await_request()
 
-    def _disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _await_request(self) -> None:
+        """Give the client its time to send a request's head, or to begin one."""
+        self._head_awaited = self._in_head
+        self._deadline.within(self.limits.head_s if self._in_head else self.limits.keep_alive_s)
 
-    def _on_timer(self) -> None:
-        self._timer = None
-        if self._in_head and not self._deaf:
+    def _on_deadline(self) -> None:
+        if self._deaf:
+            self.transport.abort()
+        elif self._in_head:
             detail = f"the request's head did not come within {self.limits.head_s:g} s"
             self._refuse(Problem(408, detail, close=True))
+        elif self._in_body and not self._is_quiet() and isinstance(self.cycle, Invocation):
+            self.cycle.on_stall()
         else:
             self.transport.abort()
 
 
-def client_protocol(limits: ClientLimits) -> type[ClientConnection]:
-    """Return the protocol class that holds its clients to `limits`: `uvicorn.Config(http=…)`."""
-    return type("ClientConnection", (ClientConnection,), {"limits": limits})
+def client_protocol(limits: ClientLimits, workings: Workings | None) -> type[ClientConnection]:
+    """Return the protocol class for `uvicorn.Config(http=…)`.
+
+    Args:
+        limits: what it holds its clients to.
+        workings: what plain invocations work with; without it all goes to the application.
+    """
+    return type("ClientConnection", (ClientConnection,), {"limits": limits, "workings": workings})

@@ -32,6 +32,12 @@ Failure = Literal[
 """
 
 NOT_EXECUTED: Final = frozenset({"refused", "unreachable", "wrong-instance", "draining", "busy"})
+REASONS: Final[dict[bytes, Failure]] = {
+    b"wrong-instance": "wrong-instance",
+    b"draining": "draining",
+    b"busy": "busy",
+}
+"""What `x-wasmfn-reason` of a keeper's 421 means. Such an answer is never passed on."""
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 MAX_UNANSWERED: Final = 2
 """Calls sent without an answer. Others are bounded by time: each failure ejects its endpoint."""

@@ -12,7 +12,8 @@ function, a newcomer waits too.
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import Final
+from time import perf_counter
+from typing import Final, Protocol
 
 import msgspec
 
@@ -29,6 +30,7 @@ from services.router.choice import (
     shortage,
     silent_instances,
 )
+from services.router.coldstart import ColdStart
 from services.router.demand import Ask
 from services.router.metrics import Metrics
 from services.router.parking import Lot
@@ -40,19 +42,25 @@ _AGAIN_S: Final = (0.1, 5.0)
 """Bounds of the pause between two demands for what is still short."""
 
 
-class ColdStart(msgspec.Struct, frozen=True):
-    """What a request went through that waited for an instance to come up. Milliseconds."""
-
-    parked_ms: float
-    demand_ms: float
-    steps_ms: dict[str, float]
-
-
 class Grant(msgspec.Struct, frozen=True):
     """A slot of an endpoint. It must be given back with `release`."""
 
     candidate: Candidate
     cold: ColdStart | None = None
+
+
+class Waiter(Protocol):
+    """A parked request. It is told one of the two, once, unless it leaves before."""
+
+    request_id: str
+    parked_at: float
+    """On `perf_counter`, as are all times that are told to people."""
+
+    def on_grant(self, grant: Grant) -> None:
+        """It has a slot now."""
+
+    def on_refusal(self, problem: Problem) -> None:
+        """There is no slot for it, and there will be none."""
 
 
 class NoSlot(Exception):
@@ -63,15 +71,25 @@ class NoSlot(Exception):
         super().__init__(problem.detail)
 
 
-class _Waiter:
-    """A parked request."""
+class _Awaiting:
+    """The waiter of code that awaits."""
 
-    __slots__ = ("future", "request_id", "since")
-
-    def __init__(self, request_id: str, now: float) -> None:
+    def __init__(self, request_id: str, unwanted: Callable[[Grant], None]) -> None:
         self.request_id = request_id
-        self.since = now
-        self.future: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
+        self.parked_at = perf_counter()
+        self.slot: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
+        self._unwanted = unwanted
+
+    def on_grant(self, grant: Grant) -> None:
+        if self.slot.done():
+            # Cancelled, and its task has not run since.
+            self._unwanted(grant)
+        else:
+            self.slot.set_result(grant)
+
+    def on_refusal(self, problem: Problem) -> None:
+        if not self.slot.done():
+            self.slot.set_exception(NoSlot(problem))
 
 
 class _Flight:
@@ -94,7 +112,7 @@ class Slots:
         self,
         router: str,
         state: State,
-        lot: Lot["_Waiter"],
+        lot: Lot[Waiter],
         ask: Ask,
         metrics: Metrics,
         emit: Callable[[Event], None],
@@ -111,7 +129,7 @@ class Slots:
             metrics: counts.
             emit: takes events.
             gone: told of each instance whose connections are of no use any more.
-            park_s: the longest that a request waits.
+            park_s: how long the scheduler is given for an answer.
         """
         self.state = state
         self.lot = lot
@@ -130,6 +148,21 @@ class Slots:
         """Return a slot if one is free and nobody waits for it."""
         return None if self.lot.waiting(function) else self._take(function)
 
+    def park(self, function: Key, waiter: Waiter) -> None:
+        """Let `waiter` wait for a slot. It may be told how that ended before this returns."""
+        if not self.lot.park(function, waiter):
+            self._metrics.overflows += 1
+            detail = "too many requests wait for this function; send it again a little later"
+            waiter.on_refusal(Problem(503, detail, retry_after_s=1.0))
+            return
+        self.serve(function)
+        if self.lot.waiting(function):
+            self._demand(function, waiter.request_id)
+
+    def leave(self, function: Key, waiter: Waiter) -> bool:
+        """Wait no longer. False if `waiter` did not wait any more."""
+        return self.lot.leave(function, waiter)
+
     async def acquire(self, function: Key, request_id: str, within_s: float) -> Grant:
         """Return a slot, waiting for it if need be.
 
@@ -139,30 +172,23 @@ class Slots:
         candidate = self.take(function)
         if candidate is not None:
             return Grant(candidate)
-        waiter = _Waiter(request_id, self._loop.time())
-        if not self.lot.park(function, waiter):
-            self._metrics.overflows += 1
-            detail = "too many requests wait for this function; send it again a little later"
-            raise NoSlot(Problem(503, detail, retry_after_s=1.0))
-        self.serve(function)
-        if self.lot.waiting(function):
-            self._demand(function, request_id)
+        waiter = _Awaiting(request_id, lambda grant: self.release(function, grant.candidate, ""))
+        self.park(function, waiter)
         try:
             async with asyncio.timeout(within_s):
-                return await waiter.future
+                return await waiter.slot
         except TimeoutError:
-            if waiter.future.done() and not waiter.future.cancelled():
-                return waiter.future.result()
-            detail = f"no instance had room within {within_s:.0f} s; send it again later"
-            raise NoSlot(Problem(503, detail, retry_after_s=5.0)) from None
+            if waiter.slot.done() and not waiter.slot.cancelled():
+                return waiter.slot.result()
+            raise NoSlot(no_room(within_s)) from None
         except asyncio.CancelledError:
-            future = waiter.future
-            if future.done() and not future.cancelled() and future.exception() is None:
+            slot = waiter.slot
+            if slot.done() and not slot.cancelled() and slot.exception() is None:
                 # The slot came at the very moment the client left.
-                self.release(function, future.result().candidate, "")
+                self.release(function, slot.result().candidate, "")
             raise
         finally:
-            self.lot.leave(function, waiter)
+            self.leave(function, waiter)
 
     def release(self, function: Key, candidate: Candidate, cause: Cause | None = None) -> None:
         """Give a slot back.
@@ -198,7 +224,7 @@ class Slots:
                 return
             waiter = self.lot.next(function)
             assert waiter is not None  # noqa: S101 - someone waits, as was just asked
-            waiter.future.set_result(Grant(candidate, self._cold_start(function, waiter)))
+            waiter.on_grant(Grant(candidate, self._cold_start(function, waiter)))
 
     def changed(self, functions: Iterable[Key]) -> None:
         """Look again at `functions`, which may have gained or lost an endpoint."""
@@ -268,23 +294,22 @@ class Slots:
         del self._alarms[function]
         self.changed((function,))
 
-    def _cold_start(self, function: Key, waiter: _Waiter) -> ColdStart | None:
+    def _cold_start(self, function: Key, waiter: Waiter) -> ColdStart | None:
         """Return the cold start that ends with `waiter`, if the demand was made for it."""
         flight = self._flights.get(function)
         if flight is None or flight.correlation != waiter.request_id:
             return None
         if flight.reason == "saturated":
             return None
-        now = self._loop.time()
+        now = perf_counter()
         # An endpoint can be told by the stream before the demand's answer is here.
         demand_ms, steps_ms = flight.met or ((now - flight.since) * 1000, {})
-        return ColdStart((now - waiter.since) * 1000, demand_ms, steps_ms)
+        return ColdStart((now - waiter.parked_at) * 1000, demand_ms, steps_ms)
 
     def _demand(self, function: Key, correlation: str) -> None:
         if function not in self._flights:
-            now = self._loop.time()
-            reason = shortage(self.state.candidates(function), now)
-            flight = self._flights[function] = _Flight(correlation, reason, now)
+            reason = shortage(self.state.candidates(function), self._loop.time())
+            flight = self._flights[function] = _Flight(correlation, reason, perf_counter())
             flight.task = self._loop.create_task(self._fly(function, flight))
 
     async def _fly(self, function: Key, flight: _Flight) -> None:
@@ -299,6 +324,7 @@ class Slots:
 
     async def _ask_once(self, function: Key, flight: _Flight, waiting: int) -> float:
         """Ask once and act on the answer. Returns how long to wait before asking again."""
+        asked = perf_counter()
         now = self._loop.time()
         candidates = self.state.candidates(function)
         reason = shortage(candidates, now)
@@ -318,7 +344,7 @@ class Slots:
                 detail = f"no instance of the function can be had: {reply.message}"
                 self._refuse(function, Problem(503, detail, retry_after_s=reply.retry_after_s))
             return reply.retry_after_s
-        self._met(function, flight, reply, (self._loop.time() - now) * 1000)
+        self._met(function, flight, reply, (perf_counter() - asked) * 1000)
         return 0.0
 
     def _met(self, function: Key, flight: _Flight, reply: DemandMet, demand_ms: float) -> None:
@@ -330,7 +356,13 @@ class Slots:
 
     def _refuse(self, function: Key, problem: Problem) -> None:
         while (waiter := self.lot.next(function)) is not None:
-            waiter.future.set_exception(NoSlot(problem))
+            waiter.on_refusal(problem)
+
+
+def no_room(within_s: float) -> Problem:
+    """Return what a request is told that waited `within_s` for a slot."""
+    detail = f"no instance had room within {within_s:.0f} s; send it again later"
+    return Problem(503, detail, retry_after_s=5.0)
 
 
 def _names(function: Key, kind: str) -> tuple[str, str, str]:

@@ -1,9 +1,9 @@
 """Connections to instances: HTTP/1.1 over a raw protocol, pooled and kept alive.
 
 Built on callbacks, not on tasks: a `Receiver` is told the head, the body and
-the end of its answer as llhttp finds them, so whoever serves clients from
-callbacks as well pays for no task and no future. `services.router.exchange` is
-the receiver for code that awaits.
+the end of its answer, so whoever serves clients from callbacks as well pays for
+no task and no future. It is told once for what came in one piece, which for
+most answers is everything, so that it can pass that on in one piece too.
 
 A connection carries one request at a time. It goes back to the pool only if the
 request was sent whole, the answer read whole, and nothing more came; any doubt
@@ -20,6 +20,7 @@ from typing import Final, Protocol
 import httptools
 
 from schemas.endpoints import Endpoint
+from services.router.deadline import Deadline
 from services.router.framing import Header
 from services.router.retry import Failure
 
@@ -36,19 +37,16 @@ class ConnectFailed(Exception):
 
 
 class Receiver(Protocol):
-    """Who gets an answer. After `on_end` or `on_failure` nothing more is called."""
+    """Who gets an answer. After the end or `on_failure` nothing more is called."""
 
     def on_continue(self) -> None:
         """The instance will take the body (RFC 9110, section 15.2.1)."""
 
-    def on_head(self, status: int, headers: list[Header]) -> None:
-        """The final answer's head; names in lower case."""
+    def on_head(self, status: int, headers: list[Header], data: bytes, ended: bool) -> None:
+        """The final answer's head, names in lower case, and what came of the body with it."""
 
-    def on_data(self, data: bytes) -> None:
-        """A piece of its body."""
-
-    def on_end(self) -> None:
-        """The answer is complete."""
+    def on_data(self, data: bytes, ended: bool) -> None:
+        """More of the body, or its end, or both."""
 
     def on_failure(self, failure: Failure) -> None:
         """There will be no answer, or no more of it."""
@@ -67,15 +65,19 @@ class Connection(asyncio.Protocol):
         self.writable = True
         self.idle_since = 0.0
         self._pool = pool
-        self._loop = pool.loop
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._receiver: Receiver | None = None
-        self._ended: Receiver | None = None
+        self._status = 0
+        """0 until the answer's head is read."""
         self._headers: list[Header] = []
         self._head_bytes = 0
         self._head_pieces = 0
-        self._head_done = False
+        self._head_told = False
+        self._pieces: list[bytes] = []
+        """What came of the body since the receiver was told last."""
+        self._continued = False
+        self._ended = False
         self._head_only = False
         self._interim = False
         self._until_close = False
@@ -83,8 +85,7 @@ class Connection(asyncio.Protocol):
         self._request_sent = True
         self._broken = False
         self._paused = False
-        self._deadline: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = Deadline(pool.loop, self._on_silence)
 
     # What the owner of the connection calls.
 
@@ -96,13 +97,7 @@ class Connection(asyncio.Protocol):
     def start(self, receiver: Receiver, method: str, data: bytes) -> None:
         """Begin a request; `data` is its head and what there is of its body."""
         self._receiver = receiver
-        self._headers = []
-        self._head_bytes = 0
-        self._head_pieces = 0
-        self._head_done = False
         self._head_only = method == "HEAD"
-        self._interim = False
-        self._until_close = False
         self._request_sent = False
         if self._transport is not None:
             self._transport.write(data)
@@ -117,19 +112,11 @@ class Connection(asyncio.Protocol):
         self._request_sent = True
 
     def expect_within(self, seconds: float | None) -> None:
-        """Fail with `timeout` unless something comes within `seconds`. None waits for ever.
-
-        Moving the deadline is cheap: the timer that runs is left to find out itself.
-        """
+        """Fail with `timeout` unless something comes within `seconds`. None waits for ever."""
         if seconds is None:
-            self._deadline = None
-            return
-        self._deadline = self._loop.time() + seconds
-        if self._timer is not None and self._timer.when() > self._deadline:
-            self._timer.cancel()
-            self._timer = None
-        if self._timer is None:
-            self._timer = self._loop.call_at(self._deadline, self._on_timer)
+            self._deadline.clear()
+        else:
+            self._deadline.within(seconds)
 
     def pause_reading(self) -> None:
         """Stop reading the answer, which stops the instance by TCP."""
@@ -150,7 +137,7 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close the connection at once."""
-        self._stop_timer()
+        self._deadline.stop()
         if self._transport is not None:
             self._transport.abort()
 
@@ -165,26 +152,29 @@ class Connection(asyncio.Protocol):
             self._pool.forget(self)
             self.close()
             return
-        in_head = not self._head_done
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            if self._ended is None:
+            if not self._ended:
                 self._fail("malformed")
                 return
             self._broken = True
-        if in_head and not self._head_done:
+        if not self._status:
             # A header that does not end is told by no callback.
             self._head_pieces += len(data)
             if self._head_pieces > _HEAD_BYTES:
                 self._fail("malformed")
-        elif self._ended is not None:
-            self._release()
+                return
+            if self._continued:
+                self._continued = False
+                self._receiver.on_continue()
+        elif self._pieces or self._ended or not self._head_told:
+            self._tell()
 
     def eof_received(self) -> None:
         if self._receiver is not None and self._until_close:
-            self._complete()
-            self._release()
+            self._ended = True
+            self._tell()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._pool.forget(self)
@@ -202,90 +192,92 @@ class Connection(asyncio.Protocol):
     # What llhttp calls.
 
     def on_message_begin(self) -> None:
-        if self._receiver is None:
+        if self._ended:
             self._broken = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._head_done:
+        # Later ones are trailers, which go no further.
+        if not self._status:
             self._headers.append((name.lower(), value))
             self._head_bytes += len(name) + len(value)
             if self._head_bytes > _HEAD_BYTES:
                 raise ValueError("the answer's head is too large")
 
     def on_headers_complete(self) -> None:
-        receiver = self._receiver
-        if receiver is None:
+        if self._ended:
             return
         status = self._parser.get_status_code()
-        if 100 <= status < 200 and status != 101:
+        if status < 200 and status != 101:
             # Interim answers (RFC 9110, section 15.2) are for this hop: the client
             # got its `100 Continue` from us.
             self._interim = True
             self._headers = []
-            if status == 100:
-                receiver.on_continue()
+            self._continued = self._continued or status == 100
             return
-        self._head_done = True
+        self._status = status
         self._keep_alive = self._parser.should_keep_alive()
         self._until_close = not self._head_only and _needs_eof(status, self._headers)
-        receiver.on_head(status, self._headers)
-        if self._head_only:
-            self._complete()
+        self._ended = self._head_only
 
     def on_body(self, data: bytes) -> None:
-        if self._receiver is not None:
-            self._receiver.on_data(data)
-        else:
+        if self._ended:
             self._broken = True
+        else:
+            self._pieces.append(data)
 
     def on_message_complete(self) -> None:
         if self._interim:
             self._interim = False
-        elif self._receiver is not None:
-            self._complete()
+        else:
+            self._ended = True
 
     # The end of a call.
 
-    def _complete(self) -> None:
-        """Note that the answer is whole; its receiver is told once the input is read through."""
-        self._ended, self._receiver = self._receiver, None
+    def _tell(self) -> None:
+        """Tell the receiver what came since it was told last."""
+        receiver = self._receiver
+        if receiver is None:
+            return
+        pieces = self._pieces
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        status, headers, told, ended = self._status, self._headers, self._head_told, self._ended
+        if pieces:
+            self._pieces = []
+        if ended:
+            self._release()
+        else:
+            self._head_told = True
+        if told:
+            receiver.on_data(data, ended)
+        else:
+            receiver.on_head(status, headers, data, ended)
 
     def _release(self) -> None:
-        receiver, self._ended = self._ended, None
-        self._deadline = None
-        self.reused = True
+        """Make ready for the next call, or close if there can be none."""
+        self._receiver = None
+        self._deadline.clear()
+        if not (self._request_sent and self._keep_alive and not self._broken and self.usable):
+            self.close()
+            return
         if self._head_only:
             # llhttp knows no HEAD: it still waits for the body that was announced.
             self._parser = httptools.HttpResponseParser(self)
-        if self._request_sent and self._keep_alive and not self._broken and self.usable:
+        self.reused = True
+        self._status = self._head_bytes = self._head_pieces = 0
+        self._headers = []
+        self._head_told = self._ended = False
+        if self._paused:
             self.resume_reading()
-            self._pool.put(self)
-        else:
-            self.close()
-        if receiver is not None:
-            receiver.on_end()
+        self._pool.put(self)
 
     def _fail(self, failure: Failure) -> None:
-        receiver, self._receiver = self._receiver or self._ended, None
-        self._ended = None
+        receiver, self._receiver = self._receiver, None
         self.close()
         if receiver is not None:
             receiver.on_failure(failure)
 
-    def _on_timer(self) -> None:
-        self._timer = None
-        if self._deadline is None:
-            return
-        if self._loop.time() < self._deadline:
-            self._timer = self._loop.call_at(self._deadline, self._on_timer)
-        else:
-            self._fail("timeout")
-
-    def _stop_timer(self) -> None:
-        self._deadline = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _on_silence(self) -> None:
+        self._fail("timeout")
 
 
 class Pool:

@@ -11,6 +11,7 @@ from schemas.control import DemandReply, DemandRequest
 from schemas.endpoints import Endpoint
 from schemas.events import Event
 from services.router.framing import networks
+from services.router.invocation import Workings
 from services.router.invoke import Invocations
 from services.router.limits import Limits
 from services.router.metrics import Metrics
@@ -29,7 +30,9 @@ MakeGate = Callable[..., Awaitable["Gate"]]
 class Gate:
     """The data port in this process, with its state set by hand: no bus in between."""
 
-    def __init__(self, limits: Limits, client: ClientLimits, lot: tuple[int, int]) -> None:
+    def __init__(
+        self, limits: Limits, client: ClientLimits, lot: tuple[int, int], fast: bool = True
+    ) -> None:
         self.state = State()
         self.state.complete = True
         self.metrics = Metrics()
@@ -43,16 +46,11 @@ class Gate:
             "router", self.state, Lot(*lot), self._ask, self.metrics, self.events.append,
             self.pool.drop, limits.park_s,
         )  # fmt: skip
-        self.app = Invocations(
-            self.slots,
-            self.pool,
-            limits,
-            self.metrics,
-            self.events.append,
-            networks(["127.0.0.2/32"]),
-        )
+        parts = (self.slots, self.pool, limits, self.metrics, self.events.append)
+        trusted = networks(["127.0.0.2/32"])
+        self.app = Invocations(*parts, trusted)
         self.server_state = ServerState()
-        self._protocol = client_protocol(client)
+        self._protocol = client_protocol(client, Workings(*parts, trusted) if fast else None)
         self._config = uvicorn.Config(
             self.app, http=self._protocol, interface="asgi3", ws="none", log_config=None,
             access_log=False,

@@ -1,0 +1,56 @@
+"""A request as its connection hands it to an invocation, and what that wants of the connection."""
+
+from typing import NamedTuple, Protocol
+
+from services.router.admission import Admitted
+from services.router.framing import Header
+from services.router.problems import Problem
+from services.router.tracing import Trace
+
+
+class Request(NamedTuple):
+    """A request's head, read and judged."""
+
+    method: str
+    version: str
+    """"1.0" or "1.1"."""
+    target: bytes
+    """Path and query, as they were sent."""
+    headers: list[Header]
+    keep_alive: bool
+    """The connection may serve another request."""
+    trace: Trace
+    verdict: Admitted | Problem
+
+
+class Origin(NamedTuple):
+    """Where a connection's requests come from."""
+
+    address: str
+    scheme: str
+    trusted: bool
+    """It is a proxy whose X-Forwarded-* are believed."""
+
+
+class Client(Protocol):
+    """The connection that a request came on. Its body comes by callbacks."""
+
+    origin: Origin
+
+    def write(self, data: bytes) -> bool:
+        """Send `data`, and return whether more may follow at once."""
+
+    def common_headers(self) -> list[Header]:
+        """Return what stands in every answer."""
+
+    def expect_body(self, within_s: float) -> None:
+        """Read the body, and tell the invocation if nothing comes of it for so long."""
+
+    def pause_body(self) -> None:
+        """Read nothing more of the body for now."""
+
+    def on_answered(self, keep_alive: bool) -> None:
+        """Take note that the answer is complete: the next request's turn has come."""
+
+    def abort(self) -> None:
+        """Break the connection, so that what was sent cannot pass for a complete answer."""
