@@ -22,6 +22,8 @@ from schemas.signing import artifact_text
 
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _COPY_BYTES: Final = 1 << 20
+MAX_CACHE_BYTES: Final = 512 << 20
+"""What the cache holds at most: half of what a keeper pod is given for it by default."""
 
 
 def sealed(data: bytes | memoryview) -> int:
@@ -43,6 +45,8 @@ def sealed_copy(path: Path) -> int:
         descriptor = os.memfd_create("artifact", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         while os.sendfile(descriptor, source, None, _COPY_BYTES):
             pass
+        with contextlib.suppress(OSError):
+            os.utime(source)  # It was used: the ones longest not used go first.
     finally:
         os.close(source)
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
@@ -84,8 +88,13 @@ def cached(directory: Path, artifact: Artifact) -> Path:
     return directory / f"{artifact.sha256}.cwasm"
 
 
-def store(directory: Path, artifact: Artifact, data: bytes | memoryview) -> None:
-    """Keep `data` in the cache: whole or not at all.
+def store(
+    directory: Path,
+    artifact: Artifact,
+    data: bytes | memoryview,
+    max_bytes: int = MAX_CACHE_BYTES,
+) -> None:
+    """Keep `data` in the cache, whole or not at all, and remove others beyond `max_bytes`.
 
     Raises:
         OSError: disk full, or no such directory.
@@ -104,6 +113,21 @@ def store(directory: Path, artifact: Artifact, data: bytes | memoryview) -> None
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+    _trim(directory, max_bytes, path)
+
+
+def _trim(directory: Path, max_bytes: int, newest: Path) -> None:
+    """Remove the artifacts longest not used beyond `max_bytes`. Who runs one has a copy of it."""
+    found = []
+    for path in directory.glob("*.cwasm"):
+        with contextlib.suppress(FileNotFoundError):  # Another child removes too.
+            status = path.stat()
+            found.append((status.st_mtime_ns, status.st_size, path))
+    used = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found):
+        if used > max_bytes and path != newest:
+            path.unlink(missing_ok=True)
+            used -= size
 
 
 def _write(descriptor: int, view: memoryview) -> None:

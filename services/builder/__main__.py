@@ -10,6 +10,7 @@ from services.builder.broker import answering
 from services.builder.builder import Builder
 from services.builder.cancellation import cancelling
 from services.builder.claimants import Claimants
+from services.builder.collector import Collector
 from services.builder.compile import clear_leftovers
 from services.builder.images import ImageBuilder
 from services.builder.images.local import LocalImages
@@ -42,10 +43,11 @@ async def main(process: Process, settings: BuilderSettings) -> None:
         artifacts = Artifacts(bus, key)
         records = Records(bus)
         claimants = Claimants(bus)
+        pipeline = Pipeline(artifacts, images, work, bounds)
         builder = Builder(
             records,
             artifacts,
-            Pipeline(artifacts, images, work, bounds),
+            pipeline,
             events,
             parallel=settings.parallel,
             give_up_s=settings.give_up_s,
@@ -59,6 +61,16 @@ async def main(process: Process, settings: BuilderSettings) -> None:
             requests.met()
             process.start(builder.learn_engine(), "engine")
             process.start(cancelling(builder, claimants, settings.cancel_after_s), "cancellation")
+            collector = Collector(
+                bus,
+                records,
+                claimants,
+                pipeline,
+                images,
+                events,
+                after_s=settings.collect_after_s,
+            )
+            process.start(collector.run(settings.collect_every_s), "garbage collection")
             await process.stopping.wait()
         # What is not finished stands in the records and is taken up at the next start.
         working.cancel()

@@ -6,14 +6,16 @@ collected, which is seldom.
 """
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import AsyncIterator
 from datetime import datetime
 
 import msgspec
 import nats.errors
 
 from schemas import subjects
-from schemas.streams import ACTIVE, SPECS
+from schemas.streams import ACTIVE, BUILDS, SPECS
 from services.builder.claims import Claim, of_active, of_spec, union
 from services.bus.connection import Bus
 from services.bus.feed import FeedLost, open_feed
@@ -34,7 +36,8 @@ class Kept(msgspec.Struct, frozen=True):
 
     claim: Claim
     since: datetime
-    """When the younger of the two was made. What is older may have been claimed before that."""
+    """When the youngest of the streams that lead to something was made, BUILDS among them. What
+    is older may have been claimed before that."""
 
 
 class Claimants:
@@ -87,17 +90,24 @@ async def read_kept(bus: Bus) -> Kept:
     claims: list[Claim] = []
     since = _BEGINNING
     for stream in (SPECS.name, ACTIVE.name):
-        try:
-            async with open_feed(bus, stream, (), since=_BEGINNING) as feed:
-                read = [claim_of(entry) async for entry in feed.snapshot()]
-                expected, since = feed.initial, max(since, feed.created)
-        except (FeedLost, TimeoutError, nats.errors.Error) as error:
-            reason = str(error) or "no answer"
-            raise Unreadable(f"the stream {stream} cannot be read: {reason}") from error
-        if len(read) < expected:
+        async with _readable(stream), open_feed(bus, stream, (), since=_BEGINNING) as feed:
+            read = [claim_of(entry) async for entry in feed.snapshot()]
+            since = max(since, feed.created)
+        if len(read) < feed.initial:
             raise Unreadable(f"the stream {stream} changed while it was read")
         claims += read
+    async with _readable(BUILDS.name), open_feed(bus, BUILDS.name, ()) as feed:
+        since = max(since, feed.created)
     return Kept(union(claims), since)
+
+
+@contextlib.asynccontextmanager
+async def _readable(stream: str) -> AsyncIterator[None]:
+    try:
+        yield
+    except (FeedLost, TimeoutError, nats.errors.Error) as error:
+        reason = str(error) or "no answer"
+        raise Unreadable(f"the stream {stream} cannot be read: {reason}") from error
 
 
 def claim_of(entry: Entry) -> Claim:

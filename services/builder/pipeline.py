@@ -89,6 +89,10 @@ class Pipeline:
             build, name, artifact, image, declared.memory_bytes, trace.steps, _now()
         )
 
+    def alone(self, digest: str) -> asyncio.Lock:
+        """Return the lock of whoever makes or removes artifacts of the module with that digest."""
+        return self._locks.setdefault(digest, asyncio.Lock())
+
     async def discard(self, build: str) -> None:
         """Leave no image behind of the build with id `build`, nor any work on it."""
         await self._images.discard(build)
@@ -132,7 +136,7 @@ class Pipeline:
     async def _artifact(self, digest: str, name: str, module: bytes, trace: Trace) -> Artifact:
         """Return the artifact of `module`, compiled only if nobody ever did."""
         # Two builds of one module at a time would both find nothing and compile.
-        async with self._locks.setdefault(digest, asyncio.Lock()):
+        async with self.alone(digest):
             if not self.engine:
                 await self.learn_engine()
             if (artifact := await self._artifacts.find(digest, self.engine)) is not None:

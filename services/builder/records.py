@@ -8,18 +8,23 @@ then written through; following the stream on shows when it was replaced.
 import asyncio
 import logging
 from collections.abc import Iterator
+from typing import Final
 
 import msgspec
+import nats.errors
 
 from schemas import subjects
 from schemas.builds import Build
 from schemas.streams import BUILDS
 from services.bus.connection import Bus
+from services.bus.errors import Conflict
 from services.bus.follow import follow
-from services.bus.publish import publish
+from services.bus.publish import publish, tombstone
 from services.bus.state import Deleted, Entry, Put, Replaced, Snapshot
 
 log = logging.getLogger(__name__)
+
+_ASK_S: Final = 2.0
 
 
 class Records:
@@ -46,8 +51,21 @@ class Records:
         """
         known = self._records.get(build.id, (0, None))[0]
         subject = subjects.BUILDS.subject(build=build.id)
-        sequence = await publish(self._bus, subject, msgspec.json.encode(build), expected=known)
+        payload = msgspec.json.encode(build)
+        try:
+            sequence = await publish(self._bus, subject, payload, expected=known)
+        except Conflict:
+            # Where there is no record, what stands there may be the mark that it was deleted.
+            if known or not (mark := await self._mark(subject)):
+                raise
+            sequence = await publish(self._bus, subject, payload, expected=mark)
         self._put(sequence, build)
+
+    async def remove(self, build: str) -> None:
+        """Delete the record of a build. Errors are those of `write`."""
+        known = self._records.get(build, (0, None))[0]
+        await tombstone(self._bus, subjects.BUILDS.subject(build=build), expected=known)
+        self._records.pop(build, None)
 
     async def run(self) -> None:
         """Follow the stream for ever."""
@@ -65,6 +83,15 @@ class Records:
                 case Replaced():
                     # What was built is not there any more either: it is built when asked for.
                     self._records.clear()
+
+    async def _mark(self, subject: str) -> int:
+        """Return the sequence of the tombstone on `subject`, or 0 if that is not what is there."""
+        try:
+            async with self._bus.bounded(_ASK_S):
+                last = await self._bus.js.get_last_msg(BUILDS.name, subject)
+        except (TimeoutError, nats.errors.Error):
+            return 0
+        return 0 if last.data else last.seq or 0
 
     def _take(self, entry: Entry) -> None:
         try:

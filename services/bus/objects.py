@@ -1,4 +1,4 @@
-"""Read and write objects of a bucket: whole and checked, or not at all.
+"""Read, write, list and remove objects of a bucket: whole and checked, or not at all.
 
 The layout is that of NATS ADR-20, so any object store client can take part.
 Writing is nats-py's. Reading is not: its push consumer waits for flow control
@@ -11,6 +11,7 @@ import base64
 import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -20,6 +21,7 @@ from nats.js import errors as js_errors
 
 from services.bus.connection import Bus
 from services.bus.errors import BusError, BusRefused, BusUnavailable
+from services.bus.feed import FeedLost, open_feed
 
 DEADLINE_S: Final = 30.0
 _FETCH: Final = 64
@@ -126,6 +128,50 @@ async def write(
         await store.put(name, content, api.ObjectMeta(headers=dict(headers or {})))
 
 
+class Listed(msgspec.Struct, frozen=True):
+    """An object of a bucket, and when it was stored."""
+
+    name: str
+    stored: datetime
+
+
+async def list_all(bus: Bus, bucket: str, *, deadline_s: float = DEADLINE_S) -> list[Listed]:
+    """Return every object of `bucket`; never only some of them.
+
+    Raises:
+        BusRefused, BusUnavailable: as `find`.
+    """
+    doing = f"listing {bucket}"
+    async with _asking(bus, doing, deadline_s):
+        try:
+            async with open_feed(bus, f"OBJ_{bucket}", [f"$O.{bucket}.M.>"]) as feed:
+                entries = [entry async for entry in feed.snapshot()]
+        except FeedLost as lost:
+            raise BusUnavailable(doing, deadline_s, str(lost)) from lost
+    found = []
+    for entry in entries:
+        with contextlib.suppress(msgspec.DecodeError):
+            told = msgspec.json.decode(entry.payload, type=Object)
+            if not told.deleted:
+                found.append(Listed(told.name, entry.time))
+    return found
+
+
+async def remove(bus: Bus, bucket: str, name: str, *, deadline_s: float = DEADLINE_S) -> None:
+    """Remove the object `name`, if it is there: its description first, then its content.
+
+    Raises:
+        BusRefused, BusUnavailable, ObjectUnusable: as `find`.
+    """
+    async with _asking(bus, f"removing {name} of {bucket}", deadline_s):
+        found = await _find(bus, bucket, name)
+        if found is None:
+            return
+        # No marker is left, which would stay for ever: readers ask, they do not follow.
+        await bus.js.purge_stream(f"OBJ_{bucket}", subject=_description(bucket, name))
+        await bus.js.purge_stream(f"OBJ_{bucket}", subject=f"$O.{bucket}.C.{found.nuid}")
+
+
 @contextlib.asynccontextmanager
 async def _asking(bus: Bus, doing: str, deadline_s: float) -> AsyncIterator[None]:
     """Bound the time of a conversation with NATS, and translate its errors."""
@@ -142,9 +188,13 @@ async def _asking(bus: Bus, doing: str, deadline_s: float) -> AsyncIterator[None
         raise BusUnavailable(doing, deadline_s, reason) from error
 
 
+def _description(bucket: str, name: str) -> str:
+    """Return the subject of what a bucket says of an object."""
+    return f"$O.{bucket}.M.{base64.urlsafe_b64encode(name.encode()).decode()}"
+
+
 async def _find(bus: Bus, bucket: str, name: str) -> Object | None:
-    subject = f"$O.{bucket}.M.{base64.urlsafe_b64encode(name.encode()).decode()}"
-    message = await _last(bus, bucket, subject)
+    message = await _last(bus, bucket, _description(bucket, name))
     if message is None:
         return None
     try:

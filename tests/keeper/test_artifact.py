@@ -3,6 +3,7 @@ import mmap
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from keeper.artifact import cached, check, sealed, sealed_copy, store
@@ -65,3 +66,22 @@ def test_anything_else_is_refused(content: bytes, engine: str, valid: bool, says
     with pytest.raises(RefusedError, match=says) as caught:
         check(sealed(content), ARTIFACT, engine, lambda *_: valid)
     assert caught.value.problem == "bad-artifact"
+
+
+def test_a_full_cache_drops_what_was_longest_not_used(tmp_path: Path) -> None:
+    artifacts = [msgspec.structs.replace(ARTIFACT, sha256=str(n) * 64) for n in range(4)]
+    for age, artifact in enumerate(artifacts[:3]):
+        store(tmp_path, artifact, b"x" * 100, max_bytes=300)
+        os.utime(cached(tmp_path, artifact), (1000 + age, 1000 + age))
+    os.close(sealed_copy(cached(tmp_path, artifacts[0])))
+    store(tmp_path, artifacts[3], b"x" * 150, max_bytes=300)
+    left = [cached(tmp_path, artifact).exists() for artifact in artifacts]
+    assert left == [True, False, False, True]
+
+
+def test_an_artifact_larger_than_the_cache_is_kept_alone(tmp_path: Path) -> None:
+    store(tmp_path, ARTIFACT, b"x" * 100, max_bytes=300)
+    large = msgspec.structs.replace(ARTIFACT, sha256="9" * 64)
+    store(tmp_path, large, b"x" * 500, max_bytes=300)
+    assert not cached(tmp_path, ARTIFACT).exists()
+    assert cached(tmp_path, large).exists()

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Protocol
 
+from services.builder.garbage import Stored
+
 Tell = Callable[[str], None]
 """Takes a sentence about what is under way, for people to follow."""
 
@@ -25,5 +27,12 @@ class ImageBuilder(Protocol):
         """Leave no image behind of the build with id `build`, nor any work on it.
 
         It failed for another reason, so this must not: what cannot be done is logged.
+        """
+        ...
+
+    async def made(self) -> list[Stored]:
+        """Return the images that lie about on this machine, by the ids of their builds.
+
+        Those in a registry are the registry's to collect. Raises OSError.
         """
         ...

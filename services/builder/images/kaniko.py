@@ -25,6 +25,7 @@ from kubernetes_asyncio.client import ApiClient, BatchV1Api, Configuration, Core
 
 from schemas.names import new_token, sha256_hex
 from services.builder.errors import Unavailable
+from services.builder.garbage import Stored
 from services.builder.images import Tell
 from services.builder.images import job as jobs
 from services.builder.images.contexts import Contexts
@@ -91,6 +92,10 @@ class KanikoImages:
         except Unavailable as error:
             # It ends by itself at its deadline.
             log.warning("the Job of build %s is not ended: %s", build, error)
+
+    async def made(self) -> list[Stored]:
+        """Return nothing: images are in a registry; see `ImageBuilder`."""
+        return []
 
     async def _job(self, cluster: "_Cluster", work: jobs.Work) -> jobs.Object:
         """Return the Job of `work`: the one that is there, or a new one."""

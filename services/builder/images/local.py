@@ -5,15 +5,20 @@
 
 import asyncio
 import os
+import re
 import shutil
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 
 from services.builder.errors import Unavailable
+from services.builder.garbage import Stored
 from services.builder.images import Tell
 from services.builder.layout import LAYOUT, Image, build_image
 
 TAG = "latest"
+_BUILD = re.compile("[0-9a-f]{64}")
+"""Other things in the directory are not ours."""
 
 
 class LocalImages:
@@ -30,6 +35,19 @@ class LocalImages:
     async def discard(self, build: str) -> None:
         """Remove the layout; see `ImageBuilder`."""
         await asyncio.to_thread(shutil.rmtree, self._directory / build, ignore_errors=True)
+
+    async def made(self) -> list[Stored]:
+        """Return the layouts that are there; see `ImageBuilder`."""
+        return await asyncio.to_thread(self._made)
+
+    def _made(self) -> list[Stored]:
+        if not self._directory.is_dir():
+            return []
+        return [
+            Stored(layout.name, datetime.fromtimestamp(layout.stat().st_mtime, UTC))
+            for layout in self._directory.iterdir()
+            if _BUILD.fullmatch(layout.name)
+        ]
 
     def _build(self, build: str, module: bytes, file_name: str) -> str:
         target = self._directory / build

@@ -8,7 +8,7 @@ from nats.js import api
 
 from services.bus.connection import Bus, connect
 from services.bus.errors import BusRefused, BusUnavailable
-from services.bus.objects import ObjectUnusable, find, read, write
+from services.bus.objects import ObjectUnusable, find, list_all, read, remove, write
 from services.bus.streams import Bucket, ensure_buckets
 
 BUCKET = "things"
@@ -102,3 +102,27 @@ async def test_a_server_that_does_not_answer_is_waited_for_until_the_deadline(
 ):
     with nats_server.frozen(), pytest.raises(BusUnavailable):
         await read(bus, BUCKET, "x", LIMIT, deadline_s=0.2)
+
+
+async def test_every_object_is_listed_and_what_was_removed_is_gone_with_its_content(bus: Bus):
+    assert await list_all(bus, BUCKET) == []
+    for name in ("a", "b", "c"):
+        await write(bus, BUCKET, name, os.urandom(300_000))
+    store = await bus.js.object_store(BUCKET)
+    await store.delete("c")
+    listed = await list_all(bus, BUCKET)
+    assert {found.name for found in listed} == {"a", "b"}
+    assert all(found.stored.tzinfo is not None for found in listed)
+    before = (await bus.js.stream_info(f"OBJ_{BUCKET}")).state.bytes
+
+    await remove(bus, BUCKET, "a")
+    await remove(bus, BUCKET, "a")
+
+    assert await find(bus, BUCKET, "a") is None
+    assert {found.name for found in await list_all(bus, BUCKET)} == {"b"}
+    assert (await bus.js.stream_info(f"OBJ_{BUCKET}")).state.bytes < before - 300_000
+
+
+async def test_a_bucket_that_is_not_there_is_no_empty_one(bus: Bus):
+    with pytest.raises(BusRefused):
+        await list_all(bus, "nowhere")
