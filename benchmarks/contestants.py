@@ -106,9 +106,11 @@ def haproxy(upstream_port: int, core: int = SERVER_CORE) -> Iterator[Serving]:
 @contextlib.contextmanager
 def router(upstream_port: int, core: int = SERVER_CORE) -> Iterator[Serving]:
     """Run the platform's router with one function, which answers at a port."""
-    with nats_server() as url:
-        publish(url, (function_fact("f"), route_fact("f", PATH), endpoint_fact("f", upstream_port)))
-        with router_on(url, core) as serving:
+    with nats_server() as nats:
+        publish(
+            nats.url, (function_fact("f"), route_fact("f", PATH), endpoint_fact("f", upstream_port))
+        )
+        with router_on(nats.url, core) as serving:
             yield serving
 
 

@@ -28,9 +28,16 @@ _DIGEST = "0" * 64
 _BATCH = 500
 
 
+class NatsServer(msgspec.Struct, frozen=True):
+    """A NATS server that runs."""
+
+    url: str
+    pid: int
+
+
 @contextlib.contextmanager
-def nats_server(core: int | None = LOAD_CORE) -> Iterator[str]:
-    """Run a NATS server with the platform's streams and yield its URL."""
+def nats_server(core: int | None = LOAD_CORE) -> Iterator[NatsServer]:
+    """Run a NATS server with the platform's streams."""
     port = free_port()
     with tempfile.TemporaryDirectory() as place:
         config = Path(place, "nats.conf")
@@ -40,10 +47,10 @@ def nats_server(core: int | None = LOAD_CORE) -> Iterator[str]:
             f'jetstream {{ store_dir: "{place}/js", max_file_store: 1TB }}\n'
         )
         command = [str(executable()), "-c", str(config)]
-        with running(command, core=core, port=port):
+        with running(command, core=core, port=port) as process:
             url = f"nats://{HOST}:{port}"
             publish(url, ())
-            yield url
+            yield NatsServer(url, process.pid)
 
 
 def publish(url: str, facts: Iterable[Fact]) -> None:

@@ -41,7 +41,8 @@ PAUSE_S = 0.01
 def measure(options: Options) -> Result:
     """Measure with and without the other changes."""
     count = options.count(200, 1_000)
-    with contestants.upstream() as port, nats_server() as url:
+    with contestants.upstream() as port, nats_server() as server:
+        url = server.url
         facts = [f for i in range(FUNCTIONS) for f in (function_fact(f"f{i}"), route_fact(f"f{i}"))]
         facts += [
             f for i in range(2 * count) for f in (function_fact(f"p{i}"), route_fact(f"p{i}"))

@@ -97,7 +97,7 @@ def measure(options: Options) -> Result:
 @contextmanager
 def _bus(port: int, others: int, *, loaded: bool = False) -> Iterator[str]:
     """Yield a NATS server that tells of a function that is asked, and of others, maybe loaded."""
-    with nats_server() as url:
+    with nats_server() as server:
         facts: list[Fact] = [
             function_fact("f"), route_fact("f", contestants.PATH), endpoint_fact("f", port),
         ]  # fmt: skip
@@ -106,8 +106,8 @@ def _bus(port: int, others: int, *, loaded: bool = False) -> Iterator[str]:
             facts += [function_fact(name), route_fact(name)]
             if loaded:
                 facts.append(endpoint_fact(name, port))
-        publish(url, facts)
-        yield url
+        publish(server.url, facts)
+        yield server.url
 
 
 _SHAPES = {
