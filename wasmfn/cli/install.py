@@ -125,17 +125,17 @@ def uninstall(
         click.confirm(f"remove {what}?", abort=True, err=True)
     if keep_data:
         objects = [o for o in objects if o["kind"] != "Namespace"]
+    lasting = _of(objects, _LASTING)
     with progress("removing"):
-        if keep_data:
-            # They belong to nothing that is deleted here: the scheduler has made them.
-            kubectl.run(
-                "delete", "pods,deployments", f"--namespace={FUNCTIONS}",
-                "--selector=wasmfn/role", "--ignore-not-found", "--wait=false",
-            )  # fmt: skip
-        said = kubectl.run(
-            "delete", "--ignore-not-found", "--filename=-",
-            given=cluster.as_list(objects), within_s=300,
+        # Who makes pods goes first, and then the pods. A namespace that goes with pods in it looks
+        # for their end after half of their grace periods, which may be a minute.
+        said = _delete(kubectl, lasting, "--cascade=foreground")
+        # They belong to nothing that is deleted here: the scheduler has made them.
+        kubectl.run(
+            "delete", "deployments,pods", f"--namespace={FUNCTIONS}", "--selector=wasmfn/role",
+            "--ignore-not-found", within_s=_WAIT_S,
         )  # fmt: skip
+        said += _delete(kubectl, [o for o in objects if o not in lasting])
     note(f"removed {len(said.splitlines())} objects")
 
 
@@ -213,6 +213,14 @@ def _apply(kubectl: Kubectl, objects: list[Object]) -> None:
             "apply", "--server-side", "--force-conflicts", _MANAGER, "--filename=-",
             given=cluster.as_list(objects), within_s=120,
         )  # fmt: skip
+
+
+def _delete(kubectl: Kubectl, objects: list[Object], *options: str) -> str:
+    """Delete what is there of `objects`, and return what kubectl says when they are gone."""
+    return kubectl.run(
+        "delete", "--ignore-not-found", *options, "--filename=-",
+        given=cluster.as_list(objects), within_s=_WAIT_S,
+    )  # fmt: skip
 
 
 def _wait(kubectl: Kubectl, objects: list[Object], by: float) -> None:
