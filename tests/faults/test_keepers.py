@@ -1,0 +1,46 @@
+"""A keeper dies or stops, with calls under way and while nobody watches."""
+
+import os
+import signal
+
+from tests.faults.rig import Rig
+
+
+async def test_a_killed_keeper_is_replaced_and_only_calls_under_way_in_it_fail(rig: Rig) -> None:
+    async with rig.load().running() as load:
+        await load.answered(50)
+        (endpoint,) = rig.endpoints("sort")
+        os.kill(rig.running_keepers()[endpoint.pod], signal.SIGKILL)
+        await rig.until(lambda: [e for e in rig.endpoints("sort") if e.pod != endpoint.pod])
+        await load.answered(100)
+    assert all(call.status == 502 for call in load.failed())
+    assert len(load.failed()) <= 8
+
+
+async def test_a_keeper_that_dies_while_podwatch_is_down_is_found_by_the_routers(
+    rig: Rig,
+) -> None:
+    async with rig.load().running() as load:
+        await load.answered(25)
+        rig.kill("podwatch")
+        (endpoint,) = rig.endpoints("sort")
+        os.kill(rig.running_keepers()[endpoint.pod], signal.SIGKILL)
+        await rig.run("podwatch")
+        await rig.until(lambda: [e for e in rig.endpoints("sort") if e.pod != endpoint.pod])
+        await load.answered(50)
+    assert all(call.status == 502 for call in load.failed())
+    assert len(load.failed()) <= 8
+
+
+async def test_a_stopped_keeper_is_left_alone_and_replaced(rig: Rig) -> None:
+    async with rig.load(per_s=20).running() as load:
+        await load.answered(25)
+        (endpoint,) = rig.endpoints("sort")
+        stopped = rig.running_keepers()[endpoint.pod]
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            await rig.until(lambda: [e for e in rig.endpoints("sort") if e.pod != endpoint.pod])
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+        await load.answered(50)
+    assert {call.status for call in load.failed()} <= {502, 504}
