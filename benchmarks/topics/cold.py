@@ -42,7 +42,7 @@ from wasmfn.client import Client
 from wasmfn.coldstart import cold_start
 
 IDLE_S = 1.0
-PAUSE_S = 0.1
+PAUSE_S = 0.08
 """As requests come in life; a keeper prepares its next process in the meantime."""
 CALM_S = 11.0
 """A keeper that dies younger than ten seconds is replaced ever more slowly."""

@@ -1,0 +1,26 @@
+"""A topic from end to end, with counts that mean nothing. The others differ in what they start."""
+
+import shutil
+
+import pytest
+
+from benchmarks.__main__ import TOPICS, main
+from benchmarks.harness import report
+
+
+@pytest.mark.skipif(not shutil.which("wrk"), reason="closed-loop load needs wrk")
+def test_a_topic_leaves_its_figures_targets_and_machine(tmp_path, capsys):
+    assert main(["endurance", "--tiny", "--out", str(tmp_path)]) == 0
+    kept = report.read(tmp_path / "endurance.json")
+    assert kept.command == f"python -P -m benchmarks endurance --tiny --out {tmp_path}"
+    assert kept.machine["wasmtime"]
+    assert kept.result.figures[0].spread("last").p50 > 1
+    assert [target.verdict for target in kept.result.targets][1:] == ["met"]
+    assert "invocations in one keeper process" in capsys.readouterr().out
+
+
+def test_every_topic_has_a_measure_and_says_what_it_measures():
+    for topic in TOPICS:
+        module = __import__(f"benchmarks.topics.{topic}", fromlist=["measure"])
+        assert callable(module.measure)
+        assert module.__doc__
