@@ -38,7 +38,7 @@ import uvloop
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from schemas.settings import SettingsError, read_settings
 from services.bus.connection import BusSettings
@@ -128,6 +128,8 @@ class Process:
         self.stopping = asyncio.Event()
         """Set by the first signal: finish what is in flight and return."""
         self.admin_url = ""
+        self.admin_routes: list[BaseRoute] = []
+        """What the admin port serves besides health and metrics. May be added to at any time."""
         self._group = asyncio.TaskGroup()
         self._parts: set[asyncio.Task[Any]] = set()
         self._failed = asyncio.Event()
@@ -320,9 +322,13 @@ async def _admin(process: Process, address: str) -> AsyncIterator[None]:
             prometheus_client.generate_latest(), media_type=prometheus_client.CONTENT_TYPE_LATEST
         )
 
-    app = Starlette(
-        routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
-    )
+    process.admin_routes += [
+        Route("/healthz", healthz),
+        Route("/readyz", readyz),
+        Route("/metrics", metrics),
+    ]
+    app = Starlette()
+    app.router.routes = process.admin_routes
     server = Server(
         uvicorn.Config(
             app,

@@ -27,6 +27,42 @@ class ConsumerGone(Exception):  # noqa: N818 - said by its name
     """There is no such consumer, or JetStream is not there: make sure of it, then pull again."""
 
 
+class Delivered:
+    """One message, ours until it is acknowledged, put back, or its lease is over."""
+
+    def __init__(self, bus: Bus, msg: Msg) -> None:
+        self._bus = bus
+        self._reply = msg.reply
+        self.subject = msg.subject
+        self.data = msg.data
+        self.headers: dict[str, str] = dict(msg.headers or {})
+        metadata = msg.metadata
+        self.number = metadata.num_delivered or 1
+        """How often it has been delivered, this time included."""
+        self.sequence = metadata.sequence.stream
+        """Its place in the stream."""
+
+    async def acknowledge(self) -> bool:
+        """Take it off; False if the server did not say that it is off."""
+        try:
+            async with self._bus.bounded(_ACK_S):
+                await self._bus.nc.request(self._reply, b"+ACK", timeout=2 * _ACK_S)
+        except (TimeoutError, nats.errors.Error):
+            return False
+        return True
+
+    async def extend(self) -> None:
+        """Begin its lease anew: it is being worked on."""
+        with contextlib.suppress(nats.errors.Error):
+            await self._bus.nc.publish(self._reply, b"+WPI")
+
+    async def put_back(self, delay_s: float) -> None:
+        """Have it delivered again, to anyone, not before `delay_s`."""
+        payload = b"-NAK " + msgspec.json.encode({"delay": int(delay_s * _NS)})
+        with contextlib.suppress(nats.errors.Error):
+            await self._bus.nc.publish(self._reply, payload)
+
+
 class Puller:
     """Pulls from one consumer. Made by `open_puller`."""
 
@@ -37,7 +73,7 @@ class Puller:
         self._request = 0
         self._items: asyncio.Queue[Msg | None] = asyncio.Queue()
 
-    async def next(self, expires_s: float) -> Msg | None:
+    async def next(self, expires_s: float) -> Delivered | None:
         """Return the next message, or None if there was none within about `expires_s`.
 
         Also None when the connection broke. Call again either way.
@@ -60,7 +96,7 @@ class Puller:
                 return None
             status = (item.headers or {}).get("Status")
             if status is None:
-                return item
+                return Delivered(self._bus, item)
             said = str((item.headers or {}).get("Description", "")).lower()
             if status == "503" or (status == "409" and "consumer" in said and "exceed" not in said):
                 raise ConsumerGone(said or "no such consumer")
@@ -99,26 +135,3 @@ async def open_puller(bus: Bus, stream: str, consumer: str) -> AsyncIterator[Pul
     finally:
         with contextlib.suppress(nats.errors.Error):
             await subscription.unsubscribe()
-
-
-async def acknowledge(bus: Bus, msg: Msg) -> bool:
-    """Take a message off the queue; False if the server did not say that it is off."""
-    try:
-        async with bus.bounded(_ACK_S):
-            await bus.nc.request(msg.reply, b"+ACK", timeout=2 * _ACK_S)
-    except (TimeoutError, nats.errors.Error):
-        return False
-    return True
-
-
-async def extend(bus: Bus, msg: Msg) -> None:
-    """Begin the lease of a message anew: it is being worked on."""
-    with contextlib.suppress(nats.errors.Error):
-        await bus.nc.publish(msg.reply, b"+WPI")
-
-
-async def put_back(bus: Bus, msg: Msg, delay_s: float) -> None:
-    """Have a message delivered again, to anyone, not before `delay_s`."""
-    payload = b"-NAK " + msgspec.json.encode({"delay": int(delay_s * _NS)})
-    with contextlib.suppress(nats.errors.Error):
-        await bus.nc.publish(msg.reply, payload)

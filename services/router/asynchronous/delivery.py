@@ -21,22 +21,19 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol, TypeVar
 
 import msgspec
-from nats.aio.msg import Msg
 
 from schemas.events import Event, Level, new_event
 from schemas.invocations import FINAL, Answer, Attempt, DeadLetter, Invocation, Result
 from schemas.specs import Asynchronous
 from schemas.subjects import INVOCATIONS
-from services.bus.connection import Bus
-from services.bus.errors import BusError, BusUnavailable
-from services.bus.pull import acknowledge, extend, put_back
+from services.bus.errors import BusUnavailable
 from services.router.asynchronous import outlet, policy
 from services.router.asynchronous.execution import Unanswered
 from services.router.asynchronous.metrics import AsyncMetrics
 from services.router.asynchronous.outlet import Message
 from services.router.asynchronous.policy import Again, Dead, Done
 from services.router.asynchronous.report import answered, letter_of, result_of, unanswered
-from services.router.asynchronous.store import Name, Store, name_of, until_stored
+from services.router.asynchronous.store import Name, name_of, until_stored
 from services.router.state import Function
 
 log = logging.getLogger(__name__)
@@ -47,6 +44,42 @@ _MEMORY_S: Final = 24 * 3600.0
 _READ_PAUSE_S: Final = 0.5
 T = TypeVar("T")
 GONE: Final = "the function is not in force; deploy it, or delete what calls it"
+
+
+class Delivered(Protocol):
+    """A message of the queue; `services.bus.pull` has the real one."""
+
+    subject: str
+    data: bytes
+    number: int
+
+    async def acknowledge(self) -> bool:
+        """Take it off the queue."""
+
+    async def extend(self) -> None:
+        """Begin its lease anew."""
+
+    async def put_back(self, delay_s: float) -> None:
+        """Have it delivered again, not before `delay_s`."""
+
+
+class Places(Protocol):
+    """Where invocations are kept; `Store` has the real ones."""
+
+    async def enqueue(self, invocation: Invocation) -> None:
+        """Store one on the queue."""
+
+    async def result(self, name: Name) -> Result | None:
+        """Return how far one is."""
+
+    async def dead(self, name: Name) -> DeadLetter | None:
+        """Return a dead letter."""
+
+    async def put_result(self, result: Result, ttl_s: float) -> None:
+        """Say how far one is."""
+
+    async def put_dead(self, letter: DeadLetter) -> None:
+        """Store a dead letter."""
 
 
 class Runner(Protocol):
@@ -71,14 +104,12 @@ class Deliveries:
 
     def __init__(
         self,
-        bus: Bus,
-        store: Store,
+        store: Places,
         runner: Runner,
         send: Send,
         metrics: AsyncMetrics,
         emit: Callable[[Event], None],
     ) -> None:
-        self._bus = bus
         self._store = store
         self._runner = runner
         self._send = send
@@ -86,7 +117,7 @@ class Deliveries:
         self._emit = emit
 
     async def carry(
-        self, msg: Msg, function: Function | None, lease_s: float, turn: asyncio.Semaphore
+        self, msg: Delivered, function: Function | None, lease_s: float, turn: asyncio.Semaphore
     ) -> None:
         """Make one attempt and act on what it came to.
 
@@ -101,21 +132,21 @@ class Deliveries:
                 leave = await self._carry(msg, function)
             except asyncio.CancelledError:
                 # This router ends: another may go on at once.
-                await put_back(self._bus, msg, 0.0)
+                await msg.put_back(0.0)
                 raise
             if leave is None:
-                await acknowledge(self._bus, msg)
+                await msg.acknowledge()
             else:
-                await put_back(self._bus, msg, leave)
+                await msg.put_back(leave)
 
-    async def _carry(self, msg: Msg, function: Function | None) -> float | None:
+    async def _carry(self, msg: Delivered, function: Function | None) -> float | None:
         """Return None once the message may leave the queue, or when to deliver it again."""
         try:
             invocation = msgspec.json.decode(msg.data, type=Invocation)
         except (msgspec.DecodeError, ValueError) as error:
             await self._bury_unreadable(msg, str(error))
             return None
-        number = msg.metadata.num_delivered or 1
+        number = msg.number
         rules = function.asynchronous if function is not None else Asynchronous()
         before: tuple[Attempt, ...] = ()
         if number > 1 or invocation.repeatable:
@@ -212,7 +243,7 @@ class Deliveries:
         said = _sentence(last, f"is a dead letter now ({letter.reason})")
         self._tell(invocation, "invocation-dead", said, last, level="error")
 
-    async def _bury_unreadable(self, msg: Msg, error: str) -> None:
+    async def _bury_unreadable(self, msg: Delivered, error: str) -> None:
         tokens = INVOCATIONS.parse(msg.subject)
         if tokens is None:
             log.error("dropping what is on %s, which names no invocation", msg.subject)
@@ -257,14 +288,13 @@ class Deliveries:
                 await asyncio.sleep(_READ_PAUSE_S)
 
     @contextlib.asynccontextmanager
-    async def _leased(self, msg: Msg, lease_s: float) -> AsyncIterator[None]:
+    async def _leased(self, msg: Delivered, lease_s: float) -> AsyncIterator[None]:
         """Extend the lease while inside."""
 
         async def keep() -> None:
             while True:
                 await asyncio.sleep(lease_s / 4)
-                with contextlib.suppress(BusError):
-                    await extend(self._bus, msg)
+                await msg.extend()
 
         keeping = asyncio.create_task(keep(), name="lease")
         try:

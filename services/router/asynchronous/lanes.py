@@ -16,14 +16,13 @@ from collections.abc import Callable
 from typing import Final
 
 import nats.errors
-from nats.aio.msg import Msg
 from nats.js import api
 from nats.js import errors as js_errors
 
 from schemas.streams import INVOCATIONS
 from services.bus.connection import Bus
 from services.bus.errors import BusError
-from services.bus.pull import ConsumerGone, open_puller
+from services.bus.pull import ConsumerGone, Delivered, open_puller
 from services.router.asynchronous.delivery import Deliveries
 from services.router.asynchronous.store import LEASE_MARGIN_S, Lease, Store, consumer_name
 from services.router.state import Function
@@ -164,7 +163,7 @@ class Lanes:
                 task.add_done_callback(self._work.discard)
                 task.add_done_callback(lambda _: room.release())
 
-    async def _work_on(self, msg: Msg, key: Key, lease: Lease) -> None:
+    async def _work_on(self, msg: Delivered, key: Key, lease: Lease) -> None:
         try:
             await self._deliveries.carry(msg, self._look(key), lease.ack_wait_s, self._total)
         except Exception:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from schemas.events import Event
 from services.bus.connection import Bus
 from services.router.asynchronous.accept import Acceptance
+from services.router.asynchronous.admin import DeadPages
+from services.router.asynchronous.dead import DeadLetters
 from services.router.asynchronous.delivery import Deliveries
 from services.router.asynchronous.execution import Executor
 from services.router.asynchronous.lanes import Lanes
@@ -34,10 +36,12 @@ class Asynchronous:
         store = Store(bus)
         executor = Executor(slots, pool, limits, settings.async_answer_bytes)
         outbox = Outbox(bus, emit)
-        deliveries = Deliveries(bus, store, executor, outbox.send, metrics, emit)
+        deliveries = Deliveries(store, executor, outbox.send, metrics, emit)
         self.lanes = Lanes(
             bus, store, deliveries, slots.state.functions.get, settings.async_concurrency
         )
+        self._letters = DeadLetters(bus, store, emit, self.lanes.wake)
+        self.admin_routes = DeadPages(self._letters).routes
         self.acceptance = Acceptance(
             bus, store, metrics, emit, self.lanes.wake, settings.async_body_bytes
         )
@@ -45,4 +49,5 @@ class Asynchronous:
     async def work(self, complete: asyncio.Event) -> None:
         """Run what is queued, for ever, once it is known what is in force."""
         await complete.wait()
-        await self.lanes.survey()
+        async with self._letters.listening():
+            await self.lanes.survey()

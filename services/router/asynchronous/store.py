@@ -5,6 +5,7 @@ subject, so that repeating any of them changes nothing.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
@@ -16,7 +17,7 @@ from nats.js import errors as js_errors
 from schemas.invocations import DeadLetter, Invocation, Result
 from schemas.streams import DEAD, INVOCATIONS, RESULTS, Stream
 from services.bus.connection import Bus
-from services.bus.errors import BusRefused, BusUnavailable
+from services.bus.errors import BusRefused, BusUnavailable, Conflict
 from services.bus.publish import publish, tombstone
 
 _READ_S: Final = 2.0
@@ -88,15 +89,21 @@ class Store:
 
     async def dead(self, name: Name) -> DeadLetter | None:
         """Return a dead letter."""
-        return await self._last(DEAD, name, DeadLetter)
+        found = await self._stored(DEAD, name, DeadLetter)
+        return found[0] if found else None
+
+    async def dead_at(self, name: Name) -> tuple[DeadLetter, int] | None:
+        """Return a dead letter and its sequence, which `remove_dead` wants."""
+        return await self._stored(DEAD, name, DeadLetter)
 
     async def put_dead(self, letter: DeadLetter) -> None:
         """Store a dead letter. Errors are those of `enqueue`."""
         await publish(self._bus, _subject(DEAD, name_of(letter)), msgspec.json.encode(letter))
 
-    async def remove_dead(self, name: Name) -> None:
-        """Take a dead letter away. Errors are those of `enqueue`."""
-        await tombstone(self._bus, _subject(DEAD, name))
+    async def remove_dead(self, name: Name, sequence: int) -> None:
+        """Take a dead letter away, unless it is a later one already. Errors as in `enqueue`."""
+        with contextlib.suppress(Conflict):
+            await tombstone(self._bus, _subject(DEAD, name), expected=sequence)
 
     async def provide_consumer(self, namespace: str, function: str, settings: "Lease") -> None:
         """Make sure of a function's consumer. Harmless to repeat.
@@ -123,6 +130,10 @@ class Store:
             raise BusUnavailable(doing, _READ_S, str(error)) from error
 
     async def _last(self, stream: Stream, name: Name, of: type[T]) -> T | None:
+        found = await self._stored(stream, name, of)
+        return found[0] if found else None
+
+    async def _stored(self, stream: Stream, name: Name, of: type[T]) -> tuple[T, int] | None:
         subject = _subject(stream, name)
         try:
             async with self._bus.bounded(_READ_S):
@@ -134,7 +145,7 @@ class Store:
         if not raw.data:
             return None
         try:
-            return msgspec.json.decode(raw.data, type=of)
+            return msgspec.json.decode(raw.data, type=of), raw.seq or 0
         except msgspec.DecodeError:
             return None
 

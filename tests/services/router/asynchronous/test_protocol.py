@@ -1,0 +1,214 @@
+"""The protocol of one invocation: whatever crashes between two writes, it is accounted for.
+
+The real `Deliveries` over places in memory, where every write can be the last
+thing that a router does: before it, or after it.
+"""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from schemas.invocations import Answer, DeadLetter, Invocation, Result
+from schemas.specs import Asynchronous, Destination, Retry
+from services.router.asynchronous.delivery import Deliveries
+from services.router.asynchronous.execution import Unanswered
+from services.router.asynchronous.metrics import AsyncMetrics
+from services.router.asynchronous.outlet import Message
+from services.router.state import Function
+
+ATTEMPTS = 3
+
+
+class Crash(BaseException):
+    """The router is gone."""
+
+
+class Queued:
+    """A message of the queue, and what became of its present delivery."""
+
+    def __init__(self, queue: "Memory", invocation: Invocation) -> None:
+        self.subject = f"wasmfn.invocations.default.{invocation.function}.{invocation.id}"
+        self.data = msgspec.json.encode(invocation)
+        self.number = 0
+        self._queue = queue
+
+    async def acknowledge(self) -> bool:
+        self._queue.step()
+        self._queue.messages.pop(self.subject, None)
+        self._queue.step()
+        return True
+
+    async def extend(self) -> None:
+        pass
+
+    async def put_back(self, delay_s: float) -> None:
+        assert delay_s >= 0
+
+
+class Memory:
+    """The queue, the results and the dead letters, with a router that can die at each write."""
+
+    def __init__(self) -> None:
+        self.messages: dict[str, Queued] = {}
+        self.results: dict[str, Result] = {}
+        self.letters: dict[str, DeadLetter] = {}
+        self.sent: dict[str, Message] = {}
+        self.steps_left: int | None = None
+
+    def step(self) -> None:
+        if self.steps_left is not None:
+            self.steps_left -= 1
+            if self.steps_left < 0:
+                raise Crash
+
+    async def enqueue(self, invocation: Invocation) -> None:
+        self.step()
+        queued = Queued(self, invocation)
+        self.messages.setdefault(queued.subject, queued)
+        self.step()
+
+    async def result(self, name: tuple[str, str, str]) -> Result | None:
+        return self.results.get(name[2])
+
+    async def dead(self, name: tuple[str, str, str]) -> DeadLetter | None:
+        return self.letters.get(name[2])
+
+    async def put_result(self, result: Result, ttl_s: float) -> None:
+        assert ttl_s > 0
+        self.step()
+        self.results[result.id] = result
+        self.step()
+
+    async def put_dead(self, letter: DeadLetter) -> None:
+        self.step()
+        self.letters[letter.id] = letter
+        self.step()
+
+    async def send(self, message: Message) -> None:
+        self.step()
+        self.sent[message.id] = message
+        self.step()
+
+
+class Says:
+    """A function that answers what the test wants next."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.runs: dict[str, int] = {}
+
+    async def run(self, invocation: Invocation, function: Function) -> Answer:
+        self.runs[invocation.id] = self.runs.get(invocation.id, 0) + 1
+        if self.status == 0:
+            raise Unanswered(502, "no answer")
+        return Answer(self.status, (), b"out", 3)
+
+
+class Protocol(RuleBasedStateMachine):
+    """Accept, deliver, crash and redrive in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = Memory()
+        self.function = Says()
+        self.accepted: dict[str, int] = {}
+        rules = Asynchronous(
+            retry=Retry(attempts=ATTEMPTS, first_delay_s=0),
+            on_success=Destination(subject="shop.done"),
+            on_failure=Destination(subject="shop.failed"),
+        )
+        self.f = Function(("default", "f"), 1, 1.0, 1, "stdin", rules)
+        self.deliveries = Deliveries(
+            self.memory, self.function, self.memory.send, AsyncMetrics(), lambda _: None
+        )
+
+    @rule()
+    def accept(self) -> None:
+        name = f"{len(self.accepted):032x}"
+        self.accepted[name] = 1
+        invocation = Invocation(
+            namespace="default", function="f", id=name, accepted_at=datetime.now(UTC),
+            origin="http", correlation="c", traceparent="t",
+        )  # fmt: skip
+        asyncio.run(self.memory.enqueue(invocation))
+
+    @precondition(lambda self: self.memory.messages)
+    @rule(
+        data=st.data(),
+        status=st.sampled_from([200, 404, 500, 0]),
+        crash=st.integers(0, 8) | st.none(),
+    )
+    def deliver(self, data: Any, status: int, crash: int | None) -> None:
+        message = self.memory.messages[data.draw(st.sampled_from(sorted(self.memory.messages)))]
+        message.number += 1
+        self.function.status = status
+        self.memory.steps_left = crash
+        turn = asyncio.Semaphore(1)
+        try:
+            asyncio.run(self.deliveries.carry(message, self.f, 60.0, turn))
+        except Crash:
+            pass
+        finally:
+            self.memory.steps_left = None
+
+    @precondition(lambda self: self.memory.letters)
+    @rule(data=st.data())
+    def redrive(self, data: Any) -> None:
+        """Do what `DeadLetters` does, which tests of it do with a real queue."""
+        name = data.draw(st.sampled_from(sorted(self.memory.letters)))
+        letter = self.memory.letters[name]
+        assert letter.invocation is not None
+        if f"wasmfn.invocations.default.f.{name}" in self.memory.messages:
+            return
+        again = msgspec.structs.replace(letter.invocation, run=letter.invocation.run + 1)
+        asyncio.run(self.memory.enqueue(again))
+        del self.memory.letters[name]
+
+    @invariant()
+    def every_accepted_one_is_queued_done_or_dead(self) -> None:
+        queued = {msgspec.json.decode(m.data)["id"] for m in self.memory.messages.values()}
+        for name in self.accepted:
+            result = self.memory.results.get(name)
+            assert (
+                name in queued
+                or name in self.memory.letters
+                or (result is not None and result.state == "done")
+            )
+
+    @invariant()
+    def what_left_the_queue_has_a_final_result_and_the_dead_a_letter(self) -> None:
+        queued = {msgspec.json.decode(m.data)["id"] for m in self.memory.messages.values()}
+        for name in self.accepted:
+            if name not in queued:
+                result = self.memory.results[name]
+                assert result.state in ("done", "dead")
+                assert (result.state == "dead") == (name in self.memory.letters)
+                suffix = "success" if result.state == "done" else "failure"
+                assert f"{name}.{result.run}.{suffix}" in self.memory.sent
+
+    @invariant()
+    def nothing_runs_more_often_than_its_attempts(self) -> None:
+        for name, runs in self.function.runs.items():
+            result = self.memory.results.get(name)
+            run = result.run if result else 1
+            queued = self.memory.messages.get(f"wasmfn.invocations.default.f.{name}")
+            newest = msgspec.json.decode(queued.data)["run"] if queued else run
+            assert runs <= ATTEMPTS * max(run, newest)
+
+    def teardown(self) -> None:
+        """Left alone, everything comes to its end."""
+        self.function.status = 500
+        for _ in range(ATTEMPTS + 1):
+            for message in list(self.memory.messages.values()):
+                message.number += 1
+                asyncio.run(self.deliveries.carry(message, self.f, 60.0, asyncio.Semaphore(1)))
+        assert not self.memory.messages
+
+
+TestProtocol = Protocol.TestCase
+TestProtocol.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
