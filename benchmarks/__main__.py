@@ -3,6 +3,7 @@
     python -P -m benchmarks router --seconds 3
     python -P -m benchmarks all --full
     python -P -m benchmarks report              tables and plots of what was measured before
+    python -P -m benchmarks report --markdown   the same tables for a document
 
 A topic that saw a wrong answer reports nothing, and the exit code is 1.
 """
@@ -44,10 +45,15 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--full", action="store_true", help="all counts of the targets")
     parser.add_argument("--tiny", action="store_true", help="only see that it works")
     parser.add_argument("--out", type=Path, default=OUT, help="where JSON and plots go")
+    parser.add_argument("--markdown", action="store_true", help="tables of `report` as Markdown")
     flags = parser.parse_args(arguments)
     if flags.topics == ["report"]:
         for file in sorted(flags.out.glob("*.json")):
-            _show(report.read(file), flags.out)
+            kept = report.read(file)
+            if flags.markdown:
+                print(f"## {kept.result.title}\n\n{report.markdown(kept)}")
+            else:
+                _show(kept, flags.out)
         return 0
     options = Options(seconds=flags.seconds, runs=flags.runs, full=flags.full, tiny=flags.tiny)
     command = shlex.join(["python", "-P", "-m", "benchmarks", *arguments])

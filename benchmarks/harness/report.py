@@ -1,7 +1,9 @@
-"""A result as a table for people and as JSON for programs."""
+"""A result as a table for people, as Markdown for documents and as JSON for programs."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -50,9 +52,7 @@ def _rounded(value: object) -> object:
 def table(kept: Record) -> str:
     """Return the figures, the ratios to the first contestant, and the verdicts, as text."""
     result = kept.result
-    rows: list[tuple[str, ...]] = [("", "", "n", "min", "p50", "p99", "max", "ratio")]
-    for figure in result.figures:
-        rows += [_row(figure, contestant) for contestant in figure.samples]
+    rows = [_HEADER, *_rows(result)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [result.title, ""]
     for row in rows:
@@ -67,6 +67,32 @@ def table(kept: Record) -> str:
     lines += [f"note: {note}" for note in result.notes]
     lines += ["", f"$ {kept.command}", ", ".join(f"{k} {v}" for k, v in kept.machine.items())]
     return "\n".join(lines)
+
+
+def markdown(kept: Record) -> str:
+    """Return the figures and the verdicts as tables of Markdown, with the command above."""
+    lines = [f"`{kept.command}`", ""]
+    lines += _markdown_table([("what", "of", *_HEADER[2:]), *_rows(kept.result)])
+    if kept.result.targets:
+        held = [
+            (t.what, "-" if t.value is None else number(t.value), bound(t), t.verdict)
+            for t in kept.result.targets
+        ]
+        lines += ["", *_markdown_table([("target", "value", "bound", ""), *held])]
+    lines += ["", *(f"- {note}" for note in (*kept.result.notes, *kept.result.missing))]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
+
+
+_HEADER: Final = ("", "", "n", "min", "p50", "p99", "max", "ratio")
+
+
+def _rows(result: Result) -> list[tuple[str, ...]]:
+    return [_row(figure, name) for figure in result.figures for name in figure.samples]
 
 
 def _row(figure: Figure, contestant: str) -> tuple[str, ...]:
@@ -84,8 +110,12 @@ def _row(figure: Figure, contestant: str) -> tuple[str, ...]:
 def verdict(target: Target) -> str:
     """Return one line on how a target stands."""
     value = "not measured" if target.value is None else number(target.value)
-    bound = f"{target.relation} {number(target.bound)} {target.unit}".rstrip()
-    return f"{target.verdict:>6}  {target.what}: {value} (target {bound})"
+    return f"{target.verdict:>6}  {target.what}: {value} (target {bound(target)})"
+
+
+def bound(target: Target) -> str:
+    """Return what a target asks for."""
+    return f"{target.relation} {number(target.bound)} {target.unit}".rstrip()
 
 
 def number(value: float) -> str:

@@ -35,6 +35,15 @@ def test_a_table_has_every_contestant_ratio_verdict_and_the_command(kept):
     assert "$ python -P -m benchmarks example" in lines
 
 
+def test_markdown_has_the_same_figures_and_verdicts(kept):
+    lines = report.markdown(kept).splitlines()
+    assert lines[0] == "`python -P -m benchmarks example`"
+    assert "| c=1, requests/s | router | 2 | 90 | 94.5 | 99 | 99 | 0.90 |" in lines
+    assert "| router / nginx | 0.9 | >= 0.85 | met |" in lines
+    assert "| cold | - | <= 8 ms | open |" in lines
+    assert "- haproxy is not installed" in lines
+
+
 def test_what_is_written_is_read_again_to_five_digits(kept, tmp_path):
     file = report.write(kept, tmp_path / "new")
     read = report.read(file)
