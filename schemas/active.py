@@ -23,7 +23,8 @@ class ActiveFunction(msgspec.Struct, frozen=True, tag_field="kind", tag="functio
     """A function in force, with everything that is needed to load it.
 
     `spec` has its environment's variables merged in. `build` names the build
-    that `artifact` came from.
+    that `artifact` came from; there is none of what runs as an image of its own
+    (`executor: deployment`), and `spec.image` is that image.
     """
 
     namespace: str
@@ -31,7 +32,7 @@ class ActiveFunction(msgspec.Struct, frozen=True, tag_field="kind", tag="functio
     revision: int
     spec: FunctionSpec
     build: str
-    artifact: Artifact
+    artifact: Artifact | None
     file_name: str
 
 

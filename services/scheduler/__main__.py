@@ -27,6 +27,7 @@ from services.scheduler.keepers import read_control_key
 from services.scheduler.leader import Leader
 from services.scheduler.metrics import SchedulerMetrics
 from services.scheduler.pods import PodError, PodRuntime
+from services.scheduler.pods.native import NativeRuntime
 from services.scheduler.pods.processes import ProcessRuntime, ProcessSettings
 from services.scheduler.settings import SchedulerSettings
 
@@ -44,7 +45,7 @@ async def main(process: Process, settings: SchedulerSettings) -> None:
     prometheus_client.REGISTRY.register(metrics)
     holder = f"{socket.gethostname()}/{os.getpid()}"
     async with (
-        _runtime(settings) as runtime,
+        _runtime(settings) as (runtime, deployments),
         connect(settings, "scheduler") as bus,
         event_log(bus) as events,
     ):
@@ -55,7 +56,7 @@ async def main(process: Process, settings: SchedulerSettings) -> None:
         artifacts = Artifacts(bus, Path(settings.cache_dir))
 
         async def govern(reign: Reign) -> None:
-            leader = Leader(bus, events, reign, settings, key, runtime, artifacts)
+            leader = Leader(bus, events, reign, settings, key, runtime, artifacts, deployments)
             metrics.term, metrics.world = reign.term, leader.world
             try:
                 await leader.govern(leading.met)
@@ -69,18 +70,22 @@ async def main(process: Process, settings: SchedulerSettings) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _runtime(settings: SchedulerSettings) -> AsyncIterator[PodRuntime]:
-    """Yield where keepers run. Leaving it leaves them running."""
+async def _runtime(
+    settings: SchedulerSettings,
+) -> AsyncIterator[tuple[PodRuntime, NativeRuntime | None]]:
+    """Yield where keepers run, and images by themselves. Leaving it leaves them running."""
     if settings.runtime == "kubernetes":
         # Nobody else pays for its imports.
         from services.scheduler.pods.apiserver import connect as connect_api  # noqa: PLC0415
+        from services.scheduler.pods.deployments import KubernetesDeployments  # noqa: PLC0415
         from services.scheduler.pods.kubernetes import KubernetesRuntime  # noqa: PLC0415
 
         try:
             async with connect_api(settings.kubernetes_namespace, settings.kubeconfig) as server:
-                yield KubernetesRuntime(
+                keepers = KubernetesRuntime(
                     server, settings.keeper_image, settings.keeper_capacity, settings.keeper_pod
                 )
+                yield keepers, KubernetesDeployments(server, settings.keeper_pod)
         except PodError as error:
             raise PublicError(str(error)) from None
         return
@@ -95,7 +100,7 @@ async def _runtime(settings: SchedulerSettings) -> AsyncIterator[PodRuntime]:
         )
     )
     try:
-        yield runtime
+        yield runtime, None
     finally:
         runtime.close()
 

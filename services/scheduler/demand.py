@@ -104,6 +104,7 @@ class Demands:
             if active is None:
                 continue
             function = self._world.function(name)
+            function.used = now
             if len(function.reports) >= _MAX_ROUTERS:
                 function.reports = {
                     router: report

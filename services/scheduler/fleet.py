@@ -17,6 +17,7 @@ from schemas.events import NO_NAMESPACE
 from schemas.pods import LABEL_DEDICATED, LABEL_NAMESPACE, LABEL_ROLE, PodFact
 from services.scheduler import placement
 from services.scheduler.loading import Loader, Pool
+from services.scheduler.natives import is_native
 from services.scheduler.pods import Pod, PodError, PodRuntime
 from services.scheduler.record import Record
 from services.scheduler.watching import Watches
@@ -96,7 +97,7 @@ class Fleet:
         """Mark endpoints as lost whose pod is not in the list that `survey` has just read."""
         for name, function in self._world.functions.items():
             for known in function.instances.values():
-                if known.endpoint.pod not in self._world.keepers:
+                if not is_native(known.endpoint) and known.endpoint.pod not in self._world.keepers:
                     known.state, known.reason = "lost", "its keeper does not run any more"
                     self.on_function(name)
 

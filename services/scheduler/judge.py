@@ -51,7 +51,8 @@ class Resolved(msgspec.Struct, frozen=True):
 
     revision: int
     spec: FunctionSpec
-    source: Source
+    source: Source | None
+    """What it is built from. Nothing: `spec.image` runs as it is (`executor: deployment`)."""
 
 
 def judge(kind: str, namespace: str, name: str, payload: bytes) -> AnySpec | Rejected:
@@ -83,13 +84,25 @@ def _judge(kind: str, namespace: str, name: str, payload: bytes) -> AnySpec | Re
 
 
 def resolve(
-    spec: FunctionSpec, revision: int, environment: ActiveEnvironment | None
+    spec: FunctionSpec,
+    revision: int,
+    environment: ActiveEnvironment | None,
+    *,
+    runs_images: bool = False,
 ) -> Resolved | Waiting | Rejected:
     """Return the function with its environment merged in, or why that cannot be.
 
     A function's own module or image wins over its environment's, and so do its
-    own variables and secrets.
+    own variables and secrets. `runs_images`: whether this platform can run an
+    image by itself.
     """
+    if spec.executor == "deployment" and not runs_images:
+        return Rejected(
+            "the executor `deployment` runs an image as a Kubernetes Deployment, and this platform"
+            " runs on one machine without Kubernetes; leave `executor` out to run the module in"
+            " the image, or install wasmfn on a cluster",
+            field="$.executor",
+        )
     if spec.environment is not None and environment is None:
         return Waiting(f"waits for the environment {spec.environment!r}, which does not exist yet")
     if environment is None:
@@ -112,7 +125,15 @@ def resolve(
             " gives none either; give one of them a `module` or an `image`",
             field="$.environment",
         )
-    return Resolved(revision, merged, source)
+    if spec.executor == "keeper":
+        return Resolved(revision, merged, source)
+    if not isinstance(source, ImageSource):
+        return Rejected(
+            f"the executor `deployment` runs an image, and the environment {spec.environment!r}"
+            " has a module; give `image`",
+            field="$.environment",
+        )
+    return Resolved(revision, msgspec.structs.replace(merged, image=source.reference), None)
 
 
 def _too_large(size: int, what: str = "", field: str | None = None) -> Rejected:

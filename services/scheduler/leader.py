@@ -23,7 +23,7 @@ from schemas.active import Active, ActiveEnvironment, ActiveFunction, ActiveRout
 from schemas.builds import Build
 from schemas.endpoints import Endpoint
 from schemas.events import NO_NAMESPACE, new_event
-from schemas.pods import PodFact
+from schemas.pods import LABEL_ROLE, ROLE_FUNCTION, PodFact
 from schemas.status import Status
 from schemas.streams import ACTIVE, BUILDS, ENDPOINTS, PODS, SPECS, STATUS
 from services.bus.connection import Bus
@@ -38,7 +38,9 @@ from services.scheduler.fleet import Fleet, FleetSettings
 from services.scheduler.judge import judge
 from services.scheduler.keepers import KeeperClient
 from services.scheduler.loading import Loader
+from services.scheduler.natives import NativeFleet
 from services.scheduler.pods import PodError, PodRuntime
+from services.scheduler.pods.native import NativeRuntime
 from services.scheduler.reconcile import POOL, Reconciler
 from services.scheduler.record import DeposedError, Record
 from services.scheduler.settings import SchedulerSettings
@@ -71,17 +73,21 @@ class Leader:
         key: Ed25519PrivateKey,
         runtime: PodRuntime,
         artifacts: Artifacts,
+        deployments: NativeRuntime | None = None,
     ) -> None:
         self._bus = bus
         self._events = events
         self._reign = reign
         self._runtime = runtime
-        self.world = World()
+        self.world = World(runs_images=deployments is not None)
         self._audience = Audience()
         self._record = Record(bus, events, reign, self.world, self._audience)
         client = KeeperClient(key, reign.term)
+        self._natives = (
+            None if deployments is None else NativeFleet(deployments, self.world, self._record)
+        )
         self._loader = Loader(
-            self.world, self._record, client, artifacts, Path(settings.secrets_dir)
+            self.world, self._record, client, artifacts, Path(settings.secrets_dir), self._natives
         )
         self._watches = Watches(self.world, client)
         self._fleet = Fleet(
@@ -98,7 +104,14 @@ class Leader:
             self._watches,
         )
         self._reconciler = Reconciler(
-            bus, self.world, self._record, client, self._loader, self._fleet, artifacts
+            bus,
+            self.world,
+            self._record,
+            client,
+            self._loader,
+            self._fleet,
+            artifacts,
+            self._natives,
         )
         self._demands = Demands(self.world, self._loader)
         self._warm = settings.warm_namespaces
@@ -130,6 +143,8 @@ class Leader:
         self._fleet.on_function = function
         self._fleet.on_pool = lambda pool: put(POOL, pool)
         self._demands.on_function = function
+        if self._natives is not None:
+            self._natives.on_function = function
 
     async def govern(self, ready: Callable[[], None]) -> None:
         """Lead until cancelled. `ready` is called when demands are answered."""
@@ -142,6 +157,8 @@ class Leader:
                 parts.create_task(self._reconciler.queue.run(), name="reconcile")
                 parts.create_task(self._surveys(), name="survey")
                 parts.create_task(self._ends(), name="ended pods")
+                if self._natives is not None:
+                    parts.create_task(self._natives.follow(), name="natives")
                 self._look_at_everything()
                 async with listening(self._bus, self._demands, self._audience):
                     self._tell(
@@ -264,6 +281,10 @@ class Leader:
 
     def _put_fact(self, entry: Entry, news: bool) -> None:
         if (fact := _decode(entry, _FACT)) is not None:
+            if fact.labels.get(LABEL_ROLE) == ROLE_FUNCTION:
+                if self._natives is not None:
+                    self._natives.told(fact)
+                return
             self._fleet.told(fact)
             if news:
                 self._loader.room_changed()
@@ -272,7 +293,7 @@ class Leader:
         """Take over the pods that run; what was on others is gone."""
         while True:
             try:
-                await self._fleet.survey()
+                await self._survey()
                 break
             except PodError as error:
                 # Without a list nothing can be decided, and nothing is given up.
@@ -291,7 +312,7 @@ class Leader:
         for kind, names in (("function", self.world.active), ("route", self.world.routes)):
             for name in names:
                 self._look_at((kind, *name))
-        for name in self.world.functions:
+        for name in (*self.world.functions, *(self._natives.functions() if self._natives else ())):
             self._look_at(("function", *name))
         for key in self.world.statuses:
             self._look_at(key)
@@ -306,9 +327,14 @@ class Leader:
         while True:
             await asyncio.sleep(SURVEY_S)
             try:
-                await self._fleet.survey()
+                await self._survey()
             except PodError as error:
                 log.warning("the list of pods could not be read; nothing is given up: %s", error)
+
+    async def _survey(self) -> None:
+        await self._fleet.survey()
+        if self._natives is not None:
+            await self._natives.survey()
 
     async def _ends(self) -> None:
         async for uid in self._runtime.ended():

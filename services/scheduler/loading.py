@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 
 from schemas.active import ActiveFunction
+from schemas.builds import Artifact
 from schemas.control import LoadReply, LoadRequest, UnloadRequest
 from schemas.endpoints import Endpoint
 from schemas.names import new_instance_id, new_token
@@ -25,6 +26,7 @@ from services.scheduler import placement
 from services.scheduler.artifacts import ArtifactError, Artifacts
 from services.scheduler.keepers import ControlError, KeeperClient, UnreachableError
 from services.scheduler.metrics import LOADS
+from services.scheduler.natives import NativeError, NativeFleet
 from services.scheduler.record import DeposedError, Record
 from services.scheduler.secret_files import SecretError, read_secrets
 from services.scheduler.world import Function, FunctionName, Instance, Keeper, World
@@ -68,12 +70,14 @@ class Loader:
         client: KeeperClient,
         artifacts: Artifacts,
         secrets: Path,
+        natives: NativeFleet | None = None,
     ) -> None:
         self._world = world
         self._record = record
         self._client = client
         self._artifacts = artifacts
         self._secrets = secrets
+        self._natives = natives
         self._tasks: dict[asyncio.Task[Loaded], FunctionName] = {}
         self._calls: dict[asyncio.Task[LoadReply], str] = {}
         self._ending: set[asyncio.Task[None]] = set()
@@ -176,12 +180,14 @@ class Loader:
     async def _load(
         self, function: ActiveFunction, instance: str, deadline: float, correlation: str
     ) -> Loaded:
+        if function.artifact is None:
+            return await self._load_native(function, instance)
         begun = time.monotonic()
-        request = self._request(function, instance, correlation)
+        request = self._request(function, function.artifact, instance, correlation)
         avoid: set[str] = set()
         problem = ""
         while True:
-            keeper = await self._place(function, avoid, deadline, problem)
+            keeper = await self._place(function, request.artifact.engine, avoid, deadline, problem)
             placed = time.monotonic()
             keeper.held[instance] = (function.namespace, function.name)
             try:
@@ -212,7 +218,22 @@ class Loader:
             rounded = {step: round(ms, 3) for step, ms in steps.items()}
             return Loaded(Instance(endpoint=endpoint, loaded=now, since=now), rounded)
 
-    def _request(self, function: ActiveFunction, instance: str, correlation: str) -> LoadRequest:
+    async def _load_native(self, function: ActiveFunction, instance: str) -> Loaded:
+        """Have a pod with the function's own image; as long as that takes, whoever waits."""
+        begun = time.monotonic()
+        if self._natives is None:
+            raise LoadError("this platform runs no images by themselves")
+        try:
+            endpoint = await self._natives.load(function, instance)
+        except NativeError as error:
+            raise LoadError(str(error)) from error
+        now = time.monotonic()
+        steps = {"total": round((now - begun) * 1e3, 3)}
+        return Loaded(Instance(endpoint=endpoint, loaded=now, since=now), steps)
+
+    def _request(
+        self, function: ActiveFunction, artifact: Artifact, instance: str, correlation: str
+    ) -> LoadRequest:
         spec = function.spec
         try:
             secrets = read_secrets(self._secrets, function.namespace, spec.secrets)
@@ -230,12 +251,17 @@ class Loader:
             variables={**spec.variables, **secrets},
             limits=spec.limits,
             concurrency=spec.scaling.concurrency,
-            artifact=function.artifact,
+            artifact=artifact,
             correlation=correlation,
         )
 
     async def _place(
-        self, function: ActiveFunction, avoid: set[str], deadline: float, problem: str
+        self,
+        function: ActiveFunction,
+        engine: str,
+        avoid: set[str],
+        deadline: float,
+        problem: str,
     ) -> Keeper:
         """Return a keeper with room, waiting until there is one."""
         name = (function.namespace, function.name)
@@ -244,7 +270,7 @@ class Loader:
         try:
             while True:
                 keepers = self._world.placeable(name, time.monotonic())
-                uid = placement.choose(keepers, *pool, function.artifact.engine, avoid)
+                uid = placement.choose(keepers, *pool, engine, avoid)
                 if uid is not None:
                     return self._world.keepers[uid]
                 if not waits:

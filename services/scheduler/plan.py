@@ -220,6 +220,17 @@ def _progress(view: View) -> _Progress:
             return _Progress("waiting", message)
     wanted, build = view.wanted, view.build
     assert wanted is not None  # noqa: S101 - `plan` has looked
+    if wanted.source is None:
+        image = ActiveFunction(
+            namespace=view.namespace,
+            name=view.name,
+            revision=wanted.revision,
+            spec=wanted.spec,
+            build="",
+            artifact=None,
+            file_name="",
+        )
+        return _Progress("active", f"revision {wanted.revision} is in force", target=image)
     if build is not None and build.state == "ready" and build.artifact is not None:
         if view.engine not in ("", build.artifact.engine):
             request = None if view.build_asked else RequestBuild(wanted.source, retry=True)
@@ -273,7 +284,8 @@ def _introduce(view: View, target: ActiveFunction) -> tuple[tuple[Action, ...], 
         return loads, False, "failed", failure.message
     message = f"the first process of revision {target.revision} is starting"
     if view.waits:
-        message += f"; it waits for a keeper: {view.waits}"
+        message += "; " if target.artifact is None else "; it waits for a keeper: "
+        message += view.waits
     return loads, False, "starting", message
 
 

@@ -22,6 +22,7 @@ from services.scheduler.fleet import Fleet
 from services.scheduler.judging import Judging
 from services.scheduler.keepers import ControlError, KeeperClient, UnreachableError
 from services.scheduler.loading import Loader
+from services.scheduler.natives import NativeFleet, is_native
 from services.scheduler.plan import (
     Action,
     Activate,
@@ -74,6 +75,7 @@ class Reconciler:
         loader: Loader,
         fleet: Fleet,
         artifacts: Artifacts,
+        natives: NativeFleet | None = None,
     ) -> None:
         self._bus = bus
         self._world = world
@@ -82,6 +84,7 @@ class Reconciler:
         self._loader = loader
         self._fleet = fleet
         self._artifacts = artifacts
+        self._natives = natives
         self._judging = Judging(world, record, self.put)
         self._waiting_for: defaultdict[str, set[FunctionName]] = defaultdict(set)
         self.queue: WorkQueue[Key] = WorkQueue(
@@ -122,6 +125,7 @@ class Reconciler:
     async def _function(self, name: FunctionName) -> float | None:
         for _ in range(_ROUNDS):
             now = time.monotonic()
+            again = self._natives.match(name, now) if self._natives else None
             view = self._world.view(name, now)
             if view.build is None or view.build.state in ("queued", "building"):
                 self._wait_for_build(name)
@@ -132,12 +136,15 @@ class Reconciler:
                 await self._do(name, action, view.observed)
         else:
             return 1.0
+        if self._natives is not None:
+            await self._natives.settle(name)
         function = self._world.function(name)
         if view.wanted is None and not function.instances and not function.loading:
             self._world.functions.pop(name, None)
             return None
         # As of the time of the plan: what has become due since is in it only then.
-        return self._world.look_again_s(name, now)
+        waits = (again, self._world.look_again_s(name, now))
+        return min((wait for wait in waits if wait is not None), default=None)
 
     def _wait_for_build(self, name: FunctionName) -> None:
         wanted = self._world.wanted(name)
@@ -219,8 +226,9 @@ class Reconciler:
         )
 
     async def _load(self, name: FunctionName, action: Load, observed: int) -> None:
-        with contextlib.suppress(ArtifactError):  # The load itself says so.
-            await self._artifacts.prepare(action.function.artifact)
+        if action.function.artifact is not None:
+            with contextlib.suppress(ArtifactError):  # The load itself says so.
+                await self._artifacts.prepare(action.function.artifact)
         self._record.check()
         correlation = spec_correlation(("function", *name), observed)
         # The rest follows when these are there: each is a fork on some keeper.
@@ -262,6 +270,9 @@ class Reconciler:
 
     async def _drain(self, name: FunctionName, instance: str, reason: str) -> None:
         known = self._world.function(name).instances[instance]
+        if self._natives is not None and is_native(known.endpoint):
+            self._natives.drain(known, reason)
+            return
         active = self._world.active.get(name)
         timeout_s = active.spec.limits.timeout_s if active else 60.0
         reply = await self._unload(
@@ -274,16 +285,11 @@ class Reconciler:
     async def _ask_idle(self, name: FunctionName, ask: Ask) -> None:
         function = self._world.function(name)
         known = function.instances[ask.instance]
-        reply = await self._unload(known, UnloadRequest(ask.instance, "if_idle", idle_s=ask.idle_s))
-        if reply is None:
+        if self._natives is not None and is_native(known.endpoint):
+            if not self._natives.ask_idle(name, ask, time.monotonic()):
+                return
+        elif not await self._ask_keeper(known, ask):
             return
-        if reply.state == "busy":
-            now = time.monotonic()
-            known.since = now - reply.idle_s
-            known.ask_again = now + _ASK_AGAIN_S
-            return
-        known.state = "lost" if reply.state == "gone" else "leaving"
-        known.reason = ask.reason
         left = sum(one.state == "serving" for one in function.instances.values())
         self._record.event(
             ("function", *name),
@@ -291,6 +297,20 @@ class Reconciler:
             f"{name[1]} goes to {left} processes: {ask.reason}",
             instance=ask.instance,
         )
+
+    async def _ask_keeper(self, known: Instance, ask: Ask) -> bool:
+        """Ask a keeper to end one process if it is idle; return whether it does."""
+        reply = await self._unload(known, UnloadRequest(ask.instance, "if_idle", idle_s=ask.idle_s))
+        if reply is None:
+            return False
+        if reply.state == "busy":
+            now = time.monotonic()
+            known.since = now - reply.idle_s
+            known.ask_again = now + _ASK_AGAIN_S
+            return False
+        known.state = "lost" if reply.state == "gone" else "leaving"
+        known.reason = ask.reason
+        return True
 
     async def _bury(self, known: Instance) -> None:
         """Make sure that an instance that was given up runs no more, where that can be."""

@@ -53,6 +53,8 @@ class Instance(msgspec.Struct, kw_only=True):
     """Monotonic: when it was loaded, or last known to have been used."""
     ask_again: float = 0.0
     """Monotonic: not to be asked whether it is idle before."""
+    withdrawn: float = 0.0
+    """Monotonic: when the endpoint of a native that is to end was seen to be withdrawn."""
 
 
 class Trouble(msgspec.Struct):
@@ -80,6 +82,10 @@ class Function(msgspec.Struct):
     """The build that the builder has answered a request for."""
     builder_silent: bool = False
     """The builder did not answer the last request."""
+    used: float = 0.0
+    """Monotonic: when a router last said anything of it."""
+    waits: str = ""
+    """What its natives wait for, as far as that is known."""
 
     def fail(self, revision: int, message: str, now: float) -> float:
         """Have a revision left alone for a while that doubles; return how long."""
@@ -132,7 +138,9 @@ class Keeper(msgspec.Struct, kw_only=True):
 class World:
     """Everything that the leader knows."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, runs_images: bool = False) -> None:
+        """Begin with nothing. `runs_images`: whether functions can run as images of their own."""
+        self.runs_images = runs_images
         self.specs: dict[Object, Spec] = {}
         self.environments: dict[FunctionName, ActiveEnvironment] = {}
         self.active: dict[FunctionName, ActiveFunction] = {}
@@ -189,7 +197,7 @@ class World:
             return spec.verdict
         environment = spec.verdict.environment
         found = self.environments.get((name[0], environment)) if environment else None
-        return resolve(spec.verdict, spec.revision, found)
+        return resolve(spec.verdict, spec.revision, found, runs_images=self.runs_images)
 
     def view(self, name: FunctionName, now: float) -> View:
         """Return everything that matters to one function."""
@@ -197,7 +205,8 @@ class World:
         wanted = self.wanted(name)
         active = self.active.get(name)
         spec = self.specs.get(("function", *name))
-        build = build_id(wanted.source) if isinstance(wanted, Resolved) else ""
+        source = wanted.source if isinstance(wanted, Resolved) else None
+        build = build_id(source) if source is not None else ""
         load = function.load(now)
         return View(
             namespace=name[0],
@@ -211,7 +220,7 @@ class World:
             engine=self.engine(),
             processes=tuple(self._processes(function)),
             load=load,
-            waits=self.waits((name[0], name[1] if _is_alone(wanted) else "")),
+            waits=function.waits or self.waits((name[0], name[1] if _is_alone(wanted) else "")),
             failures=tuple(
                 Failure(revision, trouble.message, may_retry=now >= trouble.until)
                 for revision, trouble in function.troubles.items()
@@ -322,9 +331,15 @@ class World:
         ]
 
     def has_functions(self, namespace: str) -> bool:
-        """Whether anything in a namespace is, or is going to be, run."""
-        return any(of == namespace for of, _ in self.active) or any(
-            kind == "function" and of == namespace and isinstance(spec.verdict, FunctionSpec)
+        """Whether anything in a namespace is, or is going to be, run by keepers."""
+        return any(
+            of == namespace and active.spec.executor == "keeper"
+            for (of, _), active in self.active.items()
+        ) or any(
+            kind == "function"
+            and of == namespace
+            and isinstance(spec.verdict, FunctionSpec)
+            and spec.verdict.executor == "keeper"
             for (kind, of, _), spec in self.specs.items()
         )
 

@@ -15,14 +15,16 @@ from typing import Any, Final, TypeVar
 import aiohttp
 import msgspec
 from kubernetes_asyncio import config
-from kubernetes_asyncio.client import ApiClient, Configuration, CoreV1Api
+from kubernetes_asyncio.client import ApiClient, AppsV1Api, Configuration, CoreV1Api
 from kubernetes_asyncio.client.exceptions import OpenApiException
 
 from services.scheduler.pods import PodError
 from services.scheduler.pods.manifest import Manifest
 from services.scheduler.pods.objects import (
     GONE,
+    ApiDeployment,
     ApiPod,
+    DeploymentList,
     PodList,
     Problem,
     ServiceAccount,
@@ -58,11 +60,12 @@ class ApiError(Exception):
 
 
 class ApiServer:
-    """The pods of one Kubernetes namespace. Made by `connect`."""
+    """The pods and Deployments of one Kubernetes namespace. Made by `connect`."""
 
-    def __init__(self, pods: CoreV1Api, namespace: str) -> None:
-        # Its annotations lack parameters that it takes, and what comes without preloading.
-        self._pods: Any = pods
+    def __init__(self, client: ApiClient, namespace: str) -> None:
+        # Their annotations lack parameters that they take, and what comes without preloading.
+        self._pods: Any = CoreV1Api(client)
+        self._apps: Any = AppsV1Api(client)
         self.namespace = namespace
 
     async def list(self, **selectors: str) -> PodList:
@@ -157,6 +160,58 @@ class ApiServer:
             raise
         return True
 
+    async def list_deployments(self, **selectors: str) -> DeploymentList:
+        """Return all Deployments that the selectors select, as of now.
+
+        Raises:
+            ApiError: it was not answered, or not whole. That is never an empty list.
+        """
+        data = await self._answer(
+            self._apps.list_namespaced_deployment(
+                self.namespace, _preload_content=False, **selectors
+            )
+        )
+        found = _decode(data, DeploymentList)
+        if found.metadata.more:
+            raise ApiError("the list of Deployments is incomplete")
+        return found
+
+    async def apply_deployment(self, manifest: Manifest) -> ApiDeployment:
+        """Have a Deployment be as in `manifest`; return it. Doing it twice changes nothing.
+
+        Raises:
+            ApiError: it was refused, or nobody knows.
+        """
+        data = await self._answer(
+            self._apps.patch_namespaced_deployment(
+                manifest["metadata"]["name"],
+                self.namespace,
+                manifest,
+                field_manager=FIELD_MANAGER,
+                force=True,
+                _content_type="application/apply-patch+yaml",
+                _preload_content=False,
+            )
+        )
+        return _decode(data, ApiDeployment)
+
+    async def delete_deployment(self, name: str) -> None:
+        """Delete a Deployment, and let the cluster end its pods. None of that name is fine.
+
+        Raises:
+            ApiError: it was refused, or nobody knows.
+        """
+        options = {"propagationPolicy": "Background"}
+        try:
+            await self._answer(
+                self._apps.delete_namespaced_deployment(
+                    name, self.namespace, body=options, _preload_content=False
+                )
+            )
+        except ApiError as error:
+            if error.status != 404:
+                raise
+
     async def account_uid(self, name: str) -> str:
         """Return the uid of a service account.
 
@@ -178,7 +233,7 @@ class ApiServer:
 
 @contextlib.asynccontextmanager
 async def connect(namespace: str, kubeconfig: str = "") -> AsyncIterator[ApiServer]:
-    """Yield a client for the pods of `namespace`.
+    """Yield a client for the pods and Deployments of `namespace`.
 
     Args:
         namespace: of Kubernetes.
@@ -197,7 +252,7 @@ async def connect(namespace: str, kubeconfig: str = "") -> AsyncIterator[ApiServ
     except (config.ConfigException, OSError) as error:
         raise PodError(f"cannot tell how to reach the API server: {error}") from error
     async with ApiClient(configuration) as client:
-        yield ApiServer(CoreV1Api(client), namespace)
+        yield ApiServer(client, namespace)
 
 
 @contextlib.contextmanager

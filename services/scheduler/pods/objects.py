@@ -30,6 +30,7 @@ class Reason(msgspec.Struct, frozen=True, rename="camel"):
 
     reason: str = ""
     message: str = ""
+    exit_code: int = 0
 
 
 class State(msgspec.Struct, frozen=True):
@@ -39,11 +40,14 @@ class State(msgspec.Struct, frozen=True):
     terminated: Reason | None = None
 
 
-class Container(msgspec.Struct, frozen=True):
+class Container(msgspec.Struct, frozen=True, rename="camel"):
     """What became of one container."""
 
     name: str
     state: State = State()
+    last_state: State = State()
+    """How the one before it ended, if it was started again."""
+    restart_count: int = 0
 
 
 class Condition(msgspec.Struct, frozen=True):
@@ -90,6 +94,34 @@ class PodList(msgspec.Struct, frozen=True):
     kind: Literal["PodList"]
     metadata: ListMetadata
     items: list[ApiPod]
+
+
+class DeploymentSpec(msgspec.Struct, frozen=True):
+    """How many pods it is to have."""
+
+    replicas: int = 1
+
+
+class DeploymentStatus(msgspec.Struct, frozen=True):
+    """What the cluster says of a Deployment."""
+
+    conditions: list[Condition] = []
+
+
+class ApiDeployment(msgspec.Struct, frozen=True):
+    """A Deployment as the API server tells it."""
+
+    metadata: Metadata
+    spec: DeploymentSpec = DeploymentSpec()
+    status: DeploymentStatus = DeploymentStatus()
+
+
+class DeploymentList(msgspec.Struct, frozen=True):
+    """All Deployments that were asked for. Whatever else is answered is no list."""
+
+    kind: Literal["DeploymentList"]
+    metadata: ListMetadata
+    items: list[ApiDeployment]
 
 
 class WatchEvent(msgspec.Struct, frozen=True):

@@ -102,6 +102,7 @@ class Stack:
                 "pods_dir": self.pods,
             },
             "podwatch": {"pods_dir": self.pods, "state_dir": d / "podwatch"},
+            "router": {},
             "builder": {
                 "signing_key_file": d / "artifact.key",
                 "image_dir": d / "images",

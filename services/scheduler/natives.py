@@ -1,0 +1,396 @@
+"""Functions that run as pods with images of their own: what `loading` and `fleet` are to keepers.
+
+A native serves one instance in its life. It becomes one when podwatch has
+connected to it, and is ended when the instance is forgotten, so an id and an
+address never mean two things. How many natives a revision has follows from its
+instances and from the loads that wait for one: `settle` has the cluster make
+so many, and can be called at any time.
+
+Nobody can be asked whether such a pod is idle. It counts as idle when no router
+has said anything of its function for as long as the idle timeout, and before it
+is ended its endpoint is withdrawn, and what it may still have is waited for.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+
+from schemas.active import ActiveFunction
+from schemas.endpoints import Endpoint
+from schemas.names import new_instance_id
+from schemas.pods import PodFact
+from services.scheduler import scaling
+from services.scheduler.pods.deployment import revision_of
+from services.scheduler.pods.native import (
+    Native,
+    NativeGone,
+    NativeRuntime,
+    Natives,
+    RefusedError,
+    Revision,
+    Workload,
+)
+from services.scheduler.record import Record
+from services.scheduler.world import REPORT_S, FunctionName, Instance, World
+
+COME_S: Final = 900.0
+"""How long a native may take to serve: its image may be large, and a node may have to come."""
+SLOW_S: Final = 15.0
+"""What takes longer is told of even if the cluster names no reason."""
+_LAST_WORDS_S: Final = 3.0
+"""How much later than its node the cluster may say how a container ended, and what it said."""
+_ASK_S: Final = 1.0
+"""How often the cluster is asked why it makes no pod."""
+_YOUNG_S: Final = 10.0
+"""A native that ends before this age counts as a failed load."""
+_LAST_REPORT_S: Final = REPORT_S + 1.0
+"""After this, routers have told what they still have of an endpoint that was withdrawn."""
+_GRACE_S: Final = 5.0
+
+
+class NativeError(Exception):
+    """No native came to serve. The message is one sentence for people."""
+
+
+class _Pod(msgspec.Struct):
+    """What is known of one native, from the cluster and from its node."""
+
+    of: Revision
+    since: float
+    """When it was first heard of (monotonic)."""
+    native: Native | None = None
+    fact: PodFact | None = None
+    heard: float = 0.0
+    """When its node last said anything of it (monotonic)."""
+    instance: str = ""
+    """The one that it serves, or has served."""
+    useless: bool = False
+    """It never served and never will, and whoever waited for it knows why."""
+
+    @property
+    def over(self) -> bool:
+        """Whether its container has ended."""
+        return self.fact is not None and self.fact.phase == "dead"
+
+    @property
+    def ending(self) -> bool:
+        """Whether it was told to end."""
+        return self.native is not None and self.native.ending
+
+    @property
+    def serves(self) -> bool:
+        """Whether it takes requests, as far as is known."""
+        return self.fact is not None and self.fact.ready and not self.over and not self.ending
+
+
+class _Awaited(msgspec.Struct, frozen=True):
+    """A load that waits for a native."""
+
+    function: ActiveFunction
+    endpoint: "asyncio.Future[Endpoint]"
+
+
+class NativeFleet:
+    """The natives of all functions, in the name of one term."""
+
+    def __init__(self, runtime: NativeRuntime, world: World, record: Record) -> None:
+        self._runtime = runtime
+        self._world = world
+        self._record = record
+        self._pods: dict[str, _Pod] = {}
+        self._workloads: dict[Revision, Workload] = {}
+        self._awaited: dict[Revision, dict[str, _Awaited]] = {}
+        self.on_function: Callable[[FunctionName], None] = lambda name: None
+
+    def functions(self) -> set[FunctionName]:
+        """Return the functions that something runs for in the cluster."""
+        revisions = {*self._workloads, *(pod.of for pod in self._pods.values())}
+        return {(namespace, name) for namespace, name, _ in revisions}
+
+    # What others say.
+
+    async def survey(self) -> None:
+        """Compare with everything there is. Raises PodError: nothing has changed."""
+        workloads, natives = await self._runtime.list()
+        found = {workload.of: workload for workload in workloads}
+        for of in found.keys() ^ self._workloads.keys():
+            self.on_function(of[:2])
+        self._workloads = found
+        for workload in workloads:
+            if workload.trouble:
+                self._fail(workload.of, workload.trouble)
+        self._listed(natives)
+
+    async def follow(self) -> None:
+        """Take in what becomes of natives, for ever."""
+        async with contextlib.aclosing(self._runtime.follow()) as sightings:
+            async for sighting in sightings:
+                match sighting:
+                    case Natives():
+                        self._listed(sighting)
+                    case Native():
+                        self._seen(sighting)
+                    case NativeGone(uid):
+                        self._gone(uid)
+
+    def told(self, fact: PodFact) -> None:
+        """Take in what podwatch says of a native."""
+        try:
+            of = revision_of(fact.labels)
+        except ValueError:
+            return
+        if fact.uid not in self._pods and fact.phase == "dead":
+            return
+        now = time.monotonic()
+        pod = self._pods.setdefault(fact.uid, _Pod(of, now))
+        pod.fact, pod.heard = fact, now
+        self.on_function(of[:2])
+
+    def _listed(self, natives: Natives) -> None:
+        for native in natives.pods:
+            self._seen(native)
+        present = {native.uid for native in natives.pods}
+        for uid, pod in tuple(self._pods.items()):
+            if uid not in present and pod.since < natives.asked:
+                self._gone(uid)
+
+    def _seen(self, native: Native) -> None:
+        pod = self._pods.setdefault(native.uid, _Pod(native.of, time.monotonic()))
+        if pod.native != native:
+            pod.native = native
+            self.on_function(native.of[:2])
+
+    def _gone(self, uid: str) -> None:
+        if (pod := self._pods.pop(uid, None)) is not None:
+            self.on_function(pod.of[:2])
+
+    # What follows for instances.
+
+    async def load(self, function: ActiveFunction, instance: str) -> Endpoint:
+        """Have one more native, and return its endpoint when it serves.
+
+        Raises:
+            NativeError: none came to serve.
+        """
+        of = (function.namespace, function.name, function.revision)
+        future: asyncio.Future[Endpoint] = asyncio.get_running_loop().create_future()
+        awaited = self._awaited.setdefault(of, {})
+        awaited[instance] = _Awaited(function, future)
+        self.on_function(of[:2])
+        try:
+            async with asyncio.timeout(COME_S):
+                return await future
+        except TimeoutError:
+            why = self._world.function(of[:2]).waits or "no pod of it takes connections"
+            raise NativeError(f"{why}; it was given {COME_S:g} s") from None
+        finally:
+            awaited.pop(instance, None)
+            if not awaited:
+                self._awaited.pop(of, None)
+
+    def match(self, name: FunctionName, now: float) -> float | None:
+        """Bring the instances of a function in line with its natives.
+
+        Return in how many seconds to look again, if something is only a matter of time.
+        """
+        function = self._world.function(name)
+        known = {
+            one.endpoint.pod: one for one in function.instances.values() if is_native(one.endpoint)
+        }
+        for uid, one in known.items():
+            self._keep(name, uid, one, now)
+        function.waits = ""
+        for uid, pod in self._of(name):
+            if uid in known:
+                pod.instance = known[uid].endpoint.instance
+            elif pod.instance or pod.ending:
+                continue
+            elif pod.serves:
+                self._introduce(name, pod, now)
+            else:
+                self._explain(pod, now)
+        leaving = any(one.state == "leaving" for one in known.values())
+        waiting = any(of[:2] == name for of in self._awaited)
+        return _ASK_S if leaving or waiting else None
+
+    def drain(self, known: Instance, reason: str) -> None:
+        """Have an instance end: its endpoint goes first."""
+        if known.state == "serving":
+            known.state, known.reason = "leaving", reason
+
+    def ask_idle(self, name: FunctionName, ask: scaling.Ask, now: float) -> bool:
+        """Have an instance end if nothing came for it for as long as is asked; return whether."""
+        function = self._world.function(name)
+        known = function.instances[ask.instance]
+        known.since = max(known.since, function.used)
+        if ask.idle_s and (function.load(now) or now - known.since < ask.idle_s):
+            known.ask_again = now + _ASK_S
+            return False
+        self.drain(known, ask.reason)
+        return True
+
+    def _keep(self, name: FunctionName, uid: str, known: Instance, now: float) -> None:
+        """Say of one instance whether it still serves."""
+        pod = self._pods.get(uid)
+        if pod is None or pod.over:
+            if known.state != "lost":
+                ended = pod.fact.reason if pod is not None and pod.fact is not None else ""
+                reason = f"its pod ended: {ended}" if ended else "its pod is gone"
+                if known.state == "serving" and now - known.loaded < _YOUNG_S:
+                    # Making the next one at once would go on for ever.
+                    self._world.function(name).fail(known.endpoint.revision, reason, now)
+                known.state, known.reason = "lost", known.reason or reason
+        elif known.state == "serving" and pod.ending:
+            self.drain(known, "its pod was told to end")
+        elif known.state == "leaving" and not known.published:
+            known.withdrawn = known.withdrawn or now
+            active = self._world.active.get(name)
+            timeout_s = active.spec.limits.timeout_s if active else 60.0
+            load = self._world.function(name).load(now)
+            if is_drained(now - known.withdrawn, load, timeout_s):
+                known.state = "lost"
+
+    def _introduce(self, name: FunctionName, pod: _Pod, now: float) -> None:
+        """Make a native that has begun to serve an instance of its function."""
+        assert pod.fact is not None  # noqa: S101 - its node says that it serves
+        awaited = self._awaited.get(pod.of, {})
+        for instance, load in awaited.items():
+            if not load.endpoint.done():
+                pod.instance = instance
+                load.endpoint.set_result(_endpoint(load.function, instance, pod.fact))
+                return
+        active = self._world.active.get(name)
+        if active is not None and active.revision == pod.of[2]:
+            pod.instance = new_instance_id()
+            self._world.function(name).instances[pod.instance] = Instance(
+                endpoint=_endpoint(active, pod.instance, pod.fact), loaded=now, since=now
+            )
+
+    def _explain(self, pod: _Pod, now: float) -> None:
+        """Say of a native that does not serve why it does not."""
+        trouble = pod.native.trouble if pod.native is not None else ""
+        failed = pod.native is not None and pod.native.failed
+        if pod.over and not failed and now - pod.heard >= _LAST_WORDS_S:
+            assert pod.fact is not None  # noqa: S101 - its node says that it is over
+            failed, trouble = True, pod.fact.reason
+        if failed:
+            pod.useless = True
+            self._fail(pod.of, trouble)
+        elif not trouble and now - pod.since >= SLOW_S:
+            ran = pod.fact is not None and pod.fact.phase == "running"
+            name = pod.native.name if pod.native is not None else pod.of[1]
+            trouble = (
+                f"the pod {name} runs and does not take connections; is `container.port` right?"
+                if ran
+                else f"the pod {name} is being made; the end of `kubectl describe pod` says how"
+                " far it is"
+            )
+        self._world.function(pod.of[:2]).waits = trouble
+
+    def _fail(self, of: Revision, why: str) -> None:
+        for load in self._awaited.get(of, {}).values():
+            if not load.endpoint.done():
+                load.endpoint.set_exception(NativeError(why))
+
+    # What follows for the cluster.
+
+    async def settle(self, name: FunctionName) -> None:
+        """Have the cluster run what the function's instances and loads come to.
+
+        Raises:
+            PodError: it is not known whether the cluster does.
+        """
+        if not self._world.specs and not self._world.active:
+            # NATS has lost its data, more likely than that all was deleted unseen.
+            return
+        self._record.check()
+        function = self._world.function(name)
+        for _, pod in self._of(name):
+            if pod.native is not None and not pod.ending and self._is_done(pod):
+                await self._runtime.end(pod.native)
+                pod.native = msgspec.structs.replace(pod.native, ending=True)
+        for active in self._introduced(name):
+            of = (*name, active.revision)
+            workload, replicas = self._workloads.get(of), self._replicas(of)
+            awaited = self._awaited.get(of)
+            makes_none = awaited and not any(pod.of == of for pod in self._pods.values())
+            if workload is None or workload.replicas != replicas or makes_none:
+                await self._apply(active, replicas)
+        kept = {active.revision for active in self._introduced(name)}
+        kept |= {one.endpoint.revision for one in function.instances.values()}
+        for of, workload in tuple(self._workloads.items()):
+            if of[:2] == name and of[2] not in kept:
+                await self._runtime.remove(workload)
+                del self._workloads[of]
+
+    async def _apply(self, function: ActiveFunction, replicas: int) -> None:
+        of = (function.namespace, function.name, function.revision)
+        self._record.check()
+        try:
+            self._workloads[of] = await self._runtime.apply(function, replicas)
+        except RefusedError as error:
+            self._fail(of, str(error))
+        else:
+            if trouble := self._workloads[of].trouble:
+                self._fail(of, trouble)
+
+    def _introduced(self, name: FunctionName) -> Iterator[ActiveFunction]:
+        """Yield the revisions that natives are made of: the one in force, and those to be."""
+        active = self._world.active.get(name)
+        if active is not None and active.spec.executor == "deployment":
+            yield active
+        for of, awaited in self._awaited.items():
+            if of[:2] == name and (active is None or of[2] != active.revision):
+                yield from [load.function for load in awaited.values()][:1]
+
+    def _replicas(self, of: Revision) -> int:
+        function = self._world.function(of[:2])
+        return sum(revision == of[2] for revision in function.loading.values()) + sum(
+            one.endpoint.revision == of[2] and is_native(one.endpoint) and one.state != "lost"
+            for one in function.instances.values()
+        )
+
+    def _is_done(self, pod: _Pod) -> bool:
+        """Whether a native is of no use any more, so that another one can take its place."""
+        if not pod.instance:
+            return pod.useless
+        function = self._world.function(pod.of[:2])
+        return pod.instance not in function.instances and pod.instance not in function.loading
+
+    def _of(self, name: FunctionName) -> list[tuple[str, _Pod]]:
+        return [(uid, pod) for uid, pod in self._pods.items() if pod.of[:2] == name]
+
+
+def is_native(endpoint: Endpoint) -> bool:
+    """Whether it is the endpoint of a native: no one there could check a token."""
+    return not endpoint.token
+
+
+def is_drained(withdrawn_s: float, load: int, timeout_s: float) -> bool:
+    """Whether a native whose endpoint was withdrawn so long ago has nothing in flight any more.
+
+    Routers tell what they have of the whole function, so while others serve it nobody knows; then
+    the function's own timeout ends the wait.
+    """
+    return (load == 0 and withdrawn_s >= _LAST_REPORT_S) or withdrawn_s >= timeout_s + _GRACE_S
+
+
+def _endpoint(function: ActiveFunction, instance: str, fact: PodFact) -> Endpoint:
+    return Endpoint(
+        namespace=function.namespace,
+        function=function.name,
+        instance=instance,
+        ip=fact.ip,
+        port=fact.port,
+        pod=fact.uid,
+        node=fact.node,
+        revision=function.revision,
+        concurrency=function.spec.scaling.concurrency,
+        token="",
+        time=datetime.now(UTC),
+    )
