@@ -171,7 +171,8 @@ class _Load:
         begin = time.perf_counter() + 0.1
         for number in range(len(self.results)):
             due = begin + number / rate
-            if (early := due - time.perf_counter()) > 0:
+            # Timers of the loop have whole milliseconds and may be early.
+            while (early := due - time.perf_counter()) > 0:  # noqa: ASYNC110 - time is the event
                 await asyncio.sleep(early)
             self.send(number, due)
             if number % 16 == 0:

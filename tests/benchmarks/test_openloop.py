@@ -12,7 +12,7 @@ def test_every_request_is_sent_and_answered():
     with contestants.upstream() as port:
         answers = openloop.run(port, rate=200, seconds=0.5, path="/f", body="{}")
     assert [a.status for a in answers] == [200] * 100
-    assert all(a.latency_ms >= a.late_ms for a in answers)
+    assert all(a.latency_ms >= a.late_ms >= 0 for a in answers)
 
 
 def test_requests_that_nobody_answers_are_told():
