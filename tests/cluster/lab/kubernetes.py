@@ -62,7 +62,7 @@ def make_namespace(name: str) -> None:
 
 
 def start_apiserver() -> None:
-    """Start the API server and wait until it is ready."""
+    """Start the API server, and anew the controllers of one before it; wait until it is ready."""
     node.start(
         "kube-apiserver",
         BINARIES / "kube-apiserver",
@@ -85,6 +85,11 @@ def start_apiserver() -> None:
         "--profiling=false",
     )
     wait_until("the API server is ready", _apiserver_ready, within_s=90)
+    if process.load("kube-controller-manager"):
+        # These sit out a back-off of up to half a minute. In k3s all of them are one program.
+        stop("kube-controller-manager")
+        stop("kube-scheduler")
+        _start_controllers()
 
 
 def start_kubelet() -> None:
@@ -249,4 +254,4 @@ def _wait_admits_pods(namespace: str) -> None:
         except CommandError:
             return False
 
-    wait_until(f"{namespace} has its default service account", account_exists, within_s=30)
+    wait_until(f"{namespace} has its default service account", account_exists, within_s=90)
