@@ -65,7 +65,7 @@ class Call:
         self._slot = slot
         self._instantiated = False
         config = _wasi_config(argv, stdin, variables)
-        self._store = capi.store_new(function.engine_address, None, None)
+        self._store = capi.store_new(function.engine, None, None)
         self._context = context = capi.store_context(self._store)
         capi.context_set_wasi(context, config)
         capi.store_limiter(

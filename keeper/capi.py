@@ -1,46 +1,109 @@
-"""The functions of wasmtime's C API that an invocation needs, bound for speed.
+"""The functions of wasmtime's C API that the keeper needs, bound for speed.
 
 The high-level Python API rebuilds types and wrappers on every call, which
-costs more than the sandbox itself. Cheap functions are bound through
-`ctypes.PyDLL`: they keep the interpreter lock, since giving it up and taking
-it back costs more than they do. Only `call_future_poll`, which runs user
-code, is bound through `ctypes.CDLL`: it must give up the lock, or the ticker
-thread could never advance the epoch that ends its slice.
+costs more than the sandbox itself. Even its import costs: 40 ms of a keeper's
+start, and pages that every child would copy. So it is left to the compiler
+(see `module`). Cheap functions are bound through `ctypes.PyDLL`: they keep the
+interpreter lock, since giving it up and taking it back costs more than they
+do. Only `call_future_poll`, which runs user code, is bound through
+`ctypes.CDLL`: it must give up the lock, or the ticker thread could never
+advance the epoch that ends its slice.
 
-Pointers are plain integers (0 is NULL). Names are those of the header
-`wasmtime.h` and `wasi.h` of wasmtime 50, without the prefix.
+Pointers are plain integers (0 is NULL). Names are those of the headers of
+wasmtime 50, without the prefix.
 """
 
 import ctypes
+import importlib.util
 from collections.abc import Callable
-from typing import Any
-
-from wasmtime import _ffi
+from pathlib import Path
+from typing import Any, Final
 
 _POINTER = ctypes.c_void_p
 _SIZE = ctypes.c_size_t
 _TEXT = ctypes.c_char_p
+_BOOL = ctypes.c_bool
 
-_keeps_lock = ctypes.PyDLL(str(_ffi.filename))
-_drops_lock = _ffi.dll
+INSTANCE_BYTES: Final = 16
+"""Size of `wasmtime_instance_t`."""
+EXTERN_BYTES: Final = 32
+"""Size of `wasmtime_extern_t`."""
+EXTERN_OFFSET: Final = 8
+"""Of what the extern is, in it."""
+
+
+def _library() -> str:
+    # The package's place, without importing it.
+    spec = importlib.util.find_spec("wasmtime")
+    if spec is None or spec.origin is None:
+        raise ImportError("the package wasmtime is not installed")
+    return str(next(Path(spec.origin).parent.glob("linux-*/_libwasmtime.so")))
+
+
+_PATH = _library()
+_keeps_lock = ctypes.PyDLL(_PATH)
+_drops_lock = ctypes.CDLL(_PATH)
+
+
+class _Bytes(ctypes.Structure):
+    """`wasm_byte_vec_t`."""
+
+    _fields_ = [("size", _SIZE), ("data", _POINTER)]
+
+
+class EngineError(Exception):
+    """What wasmtime says went wrong."""
 
 
 def _bind(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
-    # By index, because attribute access shares one function object with the
-    # high-level package, whose argument types differ.
     function = library[name]
     function.restype = result
     function.argtypes = arguments
     return function
 
 
+def _bind_setting(name: str, kind: Any) -> Callable[..., Any]:
+    return _bind(_keeps_lock, name, None, _POINTER, kind)
+
+
+config_new = _bind(_keeps_lock, "wasm_config_new", _POINTER)
+config_epoch_interruption_set = _bind_setting("wasmtime_config_epoch_interruption_set", _BOOL)
+config_parallel_compilation_set = _bind_setting("wasmtime_config_parallel_compilation_set", _BOOL)
+config_max_wasm_stack_set = _bind_setting("wasmtime_config_max_wasm_stack_set", _SIZE)
+config_wasm_threads_set = _bind_setting("wasmtime_config_wasm_threads_set", _BOOL)
+config_wasm_memory64_set = _bind_setting("wasmtime_config_wasm_memory64_set", _BOOL)
+pool_new = _bind(_keeps_lock, "wasmtime_pooling_allocation_config_new", _POINTER)
+pool_delete = _bind(_keeps_lock, "wasmtime_pooling_allocation_config_delete", None, _POINTER)
+config_pool_set = _bind_setting("wasmtime_pooling_allocation_strategy_set", _POINTER)
+
+
+def pool_set(pool: int, option: str, value: int) -> None:
+    """Set the size `option` of a pool's configuration."""
+    _bind_setting(f"wasmtime_pooling_allocation_config_{option}_set", _SIZE)(pool, value)
+
+
+engine_new = _bind(_keeps_lock, "wasm_engine_new_with_config", _POINTER, _POINTER)
+engine_increment_epoch = _bind(_keeps_lock, "wasmtime_engine_increment_epoch", None, _POINTER)
+linker_new = _bind(_keeps_lock, "wasmtime_linker_new", _POINTER, _POINTER)
+linker_define_wasi = _bind(_keeps_lock, "wasmtime_linker_define_wasi", _POINTER, _POINTER)
+linker_instantiate_pre = _bind(
+    _keeps_lock, "wasmtime_linker_instantiate_pre", _POINTER, _POINTER, _POINTER, _POINTER
+)
+module_new = _bind(_keeps_lock, "wasmtime_module_new", _POINTER, _POINTER, _TEXT, _SIZE, _POINTER)
+module_serialize = _bind(_keeps_lock, "wasmtime_module_serialize", _POINTER, _POINTER, _POINTER)
+module_deserialize = _bind(
+    _keeps_lock, "wasmtime_module_deserialize", _POINTER, _POINTER, _TEXT, _SIZE, _POINTER
+)
+module_deserialize_file = _bind(
+    _keeps_lock, "wasmtime_module_deserialize_file", _POINTER, _POINTER, _TEXT, _POINTER
+)
+module_delete = _bind(_keeps_lock, "wasmtime_module_delete", None, _POINTER)
+
 wasi_config_new = _bind(_keeps_lock, "wasi_config_new", _POINTER)
 wasi_config_delete = _bind(_keeps_lock, "wasi_config_delete", None, _POINTER)
-wasi_config_set_argv = _bind(
-    _keeps_lock, "wasi_config_set_argv", ctypes.c_bool, _POINTER, _SIZE, _POINTER
-)
+wasi_config_set_argv = _bind(_keeps_lock, "wasi_config_set_argv", _BOOL, _POINTER, _SIZE, _POINTER)
 wasi_config_set_env = _bind(
-    _keeps_lock, "wasi_config_set_env", ctypes.c_bool, _POINTER, _SIZE, _POINTER, _POINTER
+    _keeps_lock, "wasi_config_set_env", _BOOL, _POINTER, _SIZE, _POINTER, _POINTER
 )
 wasi_config_set_stdin_bytes = _bind(
     _keeps_lock, "wasi_config_set_stdin_bytes", None, _POINTER, _POINTER
@@ -74,7 +137,7 @@ instance_pre_instantiate_async = _bind(
 instance_export_get = _bind(
     _keeps_lock,
     "wasmtime_instance_export_get",
-    ctypes.c_bool,
+    _BOOL,
     _POINTER,
     _POINTER,
     _TEXT,
@@ -94,17 +157,15 @@ func_call_async = _bind(
     _POINTER,
     _POINTER,
 )
-call_future_poll = _bind(_drops_lock, "wasmtime_call_future_poll", ctypes.c_bool, _POINTER)
+call_future_poll = _bind(_drops_lock, "wasmtime_call_future_poll", _BOOL, _POINTER)
 call_future_delete = _bind(_keeps_lock, "wasmtime_call_future_delete", None, _POINTER)
 
 error_delete = _bind(_keeps_lock, "wasmtime_error_delete", None, _POINTER)
 error_message = _bind(_keeps_lock, "wasmtime_error_message", None, _POINTER, _POINTER)
-error_exit_status = _bind(
-    _keeps_lock, "wasmtime_error_exit_status", ctypes.c_bool, _POINTER, _POINTER
-)
+error_exit_status = _bind(_keeps_lock, "wasmtime_error_exit_status", _BOOL, _POINTER, _POINTER)
 trap_delete = _bind(_keeps_lock, "wasm_trap_delete", None, _POINTER)
 trap_message = _bind(_keeps_lock, "wasm_trap_message", None, _POINTER, _POINTER)
-trap_code = _bind(_keeps_lock, "wasmtime_trap_code", ctypes.c_bool, _POINTER, _POINTER)
+trap_code = _bind(_keeps_lock, "wasmtime_trap_code", _BOOL, _POINTER, _POINTER)
 
 
 class Scratch:
@@ -116,13 +177,13 @@ class Scratch:
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self._instance = _ffi.wasmtime_instance_t()
-        self._extern = _ffi.wasmtime_extern_t()
-        self._trap = ctypes.c_void_p()
-        self._error = ctypes.c_void_p()
+        self._instance = ctypes.create_string_buffer(INSTANCE_BYTES)
+        self._extern = ctypes.create_string_buffer(EXTERN_BYTES)
+        self._trap = _POINTER()
+        self._error = _POINTER()
         self.instance = ctypes.addressof(self._instance)
         self.extern = ctypes.addressof(self._extern)
-        self.function = self.extern + _ffi.wasmtime_extern_t.of.offset
+        self.function = self.extern + EXTERN_OFFSET
         self.trap = ctypes.addressof(self._trap)
         self.error = ctypes.addressof(self._error)
 
@@ -133,19 +194,57 @@ class Scratch:
         return trap, error
 
 
+def taken(vector: _Bytes) -> bytes:
+    """Return what is in a vector that the C API has filled, and free it."""
+    data = ctypes.string_at(vector.data, vector.size)
+    byte_vec_delete(ctypes.addressof(vector))
+    return data
+
+
 def text_of(pointer: int, message: Callable[..., Any]) -> str:
     """Return the text that `error_message` or `trap_message` gives for `pointer`."""
-    vector = _ffi.wasm_byte_vec_t()
-    address = ctypes.addressof(vector)
-    message(pointer, address)
-    text = ctypes.string_at(vector.data, vector.size)
-    byte_vec_delete(address)
-    return text.rstrip(b"\0").decode("utf-8", "replace")
+    vector = _Bytes()
+    message(pointer, ctypes.addressof(vector))
+    return taken(vector).rstrip(b"\0").decode("utf-8", "replace")
+
+
+def must(error: int | None) -> None:
+    """Check what a function returned that returns an error or NULL.
+
+    Raises:
+        EngineError: it was an error.
+    """
+    if error:
+        text = text_of(error, error_message)
+        error_delete(error)
+        raise EngineError(text)
+
+
+def made(function: Callable[..., Any], *arguments: Any) -> int:
+    """Call a function whose last argument is where it puts a pointer; return the pointer.
+
+    Raises:
+        EngineError: it returned an error.
+    """
+    place = _POINTER()
+    must(function(*arguments, ctypes.addressof(place)))
+    return place.value or 0
+
+
+def serialized(module: int) -> bytes:
+    """Return the precompiled form of `module`.
+
+    Raises:
+        EngineError: it has none.
+    """
+    vector = _Bytes()
+    must(module_serialize(module, ctypes.addressof(vector)))
+    return taken(vector)
 
 
 def set_stdin(config: int, data: bytes) -> None:
     """Give the WASI `config` a copy of `data` as its stdin."""
-    vector = _ffi.wasm_byte_vec_t()
+    vector = _Bytes()
     address = ctypes.addressof(vector)
     byte_vec_new(address, len(data), data)
     wasi_config_set_stdin_bytes(config, address)  # takes the vector
@@ -153,4 +252,4 @@ def set_stdin(config: int, data: bytes) -> None:
 
 def address_of(managed: Any) -> int:
     """Return the C pointer inside one of the high-level package's objects."""
-    return ctypes.cast(managed.ptr(), ctypes.c_void_p).value or 0
+    return ctypes.cast(managed.ptr(), _POINTER).value or 0

@@ -11,7 +11,9 @@ from typing import Literal
 import msgspec
 import wasmtime
 
-from keeper.engine import ModuleError, compile_module, engine_hash, new_engine
+from keeper import capi
+from keeper.engine import ModuleError, engine_hash
+from keeper.module import compile_module, new_compiler
 
 Kind = Literal["function", "memory", "table", "global", "tag"]
 
@@ -52,8 +54,8 @@ def compile_file(source: Path, target: Path) -> Report:
     Raises:
         OSError: one of the files cannot be read or written.
     """
-    engine = new_engine()
-    engine_id = engine_hash(engine)
+    engine = new_compiler()
+    engine_id = engine_hash(capi.address_of(engine))
     wasm = source.read_bytes()
     started = time.monotonic()
     try:

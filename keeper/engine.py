@@ -1,4 +1,4 @@
-"""Compiles, loads and prepares modules: everything about wasmtime that is done once.
+"""Engines, and modules made ready for calls: everything about wasmtime that is done once.
 
 One configuration serves the compiler (`python -m keeper compile`) and the
 server, so a precompiled module always fits. Instances live in a pool whose
@@ -18,8 +18,6 @@ import hashlib
 from typing import Final
 
 import msgspec
-import wasmtime
-from wasmtime import _bindings
 
 from keeper import capi
 from keeper.call import Call
@@ -68,22 +66,21 @@ class Sandbox(msgspec.Struct, frozen=True):
 _FLUSH_SANDBOX: Final = Sandbox(memory_bytes=MIB, output_bytes=KEPT_BYTES, timeout_s=10.0)
 
 
-def new_engine(*, slots: int = 0) -> wasmtime.Engine:
-    """Return an engine with a pool of `slots` instances, or without a pool.
+def configure(config: int, *, slots: int = 0) -> None:
+    """Set in `config` what every engine here has, and a pool of `slots` instances, or none.
 
-    Either way it runs the same precompiled modules. Each slot costs two mappings,
+    Either way the engine runs the same precompiled modules. Each slot costs two mappings,
     which every fork copies, so the pool is as small as can be.
     """
-    config = wasmtime.Config()
-    config.epoch_interruption = True
-    config.parallel_compilation = False
-    config.max_wasm_stack = MAX_WASM_STACK
+    capi.config_epoch_interruption_set(config, True)
+    capi.config_parallel_compilation_set(config, False)
+    capi.config_max_wasm_stack_set(config, MAX_WASM_STACK)
     # Not for functions: shared memory outlives its instance's rules, and a
     # 64-bit memory has no guard pages to lean on.
-    config.wasm_threads = False
-    config.wasm_memory64 = False
+    capi.config_wasm_threads_set(config, False)
+    capi.config_wasm_memory64_set(config, False)
     if slots:
-        pool = _bindings.wasmtime_pooling_allocation_config_new()
+        pool = capi.pool_new()
         for option, value in {
             "total_core_instances": slots,
             "total_memories": slots,
@@ -93,72 +90,36 @@ def new_engine(*, slots: int = 0) -> wasmtime.Engine:
             "table_keep_resident": 64 * 1024,
             "async_stack_keep_resident": 64 * 1024,
         }.items():
-            getattr(_bindings, f"wasmtime_pooling_allocation_config_{option}_set")(pool, value)
-        _bindings.wasmtime_pooling_allocation_strategy_set(config.ptr(), pool)
-        _bindings.wasmtime_pooling_allocation_config_delete(pool)
-    return wasmtime.Engine(config)
+            capi.pool_set(pool, option, value)
+        capi.config_pool_set(config, pool)
+        capi.pool_delete(pool)
 
 
-def engine_hash(engine: wasmtime.Engine) -> str:
+def new_engine(*, slots: int = 0) -> int:
+    """Return the address of an engine; see `configure`. It lives as long as the process."""
+    config = capi.config_new()
+    configure(config, slots=slots)
+    engine: int = capi.engine_new(config)
+    return engine
+
+
+def engine_hash(engine: int) -> str:
     """Return 16 hexadecimal digits that are equal where precompiled modules are interchangeable.
 
     A precompiled module begins with everything it depends on (version, target,
     processor features, compiler settings), so the empty module is a complete
     description of its engine.
     """
-    return hashlib.sha256(bytes(wasmtime.Module(engine, EMPTY_MODULE).serialize())).hexdigest()[:16]
+    return hashlib.sha256(precompile(engine, EMPTY_MODULE)).hexdigest()[:16]
 
 
-def compile_module(engine: wasmtime.Engine, wasm: bytes) -> wasmtime.Module:
-    """Validate and compile `wasm`.
-
-    Raises:
-        ModuleError: it is no valid module, or not one that can run here.
-    """
-    if wasm[:4] != EMPTY_MODULE[:4]:
-        raise ModuleError("this is not a WebAssembly module: it does not begin with \\0asm")
-    if wasm[4:8] == b"\x0d\0\1\0":
-        raise ModuleError(
-            "this is a WebAssembly component; functions here are core modules "
-            "(target wasm32-wasip1, also called wasm32-wasi)"
-        )
+def precompile(engine: int, wasm: bytes) -> bytes:
+    """Return what a module of ours compiles to; those of others are checked in `module`."""
+    module = capi.made(capi.module_new, engine, wasm, len(wasm))
     try:
-        module = wasmtime.Module(engine, wasm)
-    except wasmtime.WasmtimeError as error:
-        raise ModuleError(f"the module is not valid: {_one_line(error)}") from error
-    check_module(module)
-    return module
-
-
-def precompile(engine: wasmtime.Engine, wasm: bytes) -> bytes:
-    """Return what `wasm` compiles to. Raises ModuleError as `compile_module` does."""
-    return bytes(compile_module(engine, wasm).serialize())
-
-
-def check_module(module: wasmtime.Module) -> None:
-    """Refuse a module that no request could ever run.
-
-    Raises:
-        ModuleError: says what it lacks or wants too much.
-    """
-    start = next((e for e in module.exports if e.name == "_start"), None)
-    if start is None:
-        raise ModuleError(
-            "the module exports no function `_start`; build it as a command (a program "
-            "with a main function), not as a library"
-        )
-    kind = start.type
-    if not isinstance(kind, wasmtime.FuncType) or kind.params or kind.results:
-        raise ModuleError("the module's `_start` must be a function without parameters and results")
-    wanted = sorted(
-        f"{i.module}.{i.name}" for i in module.imports if i.module != "wasi_snapshot_preview1"
-    )
-    if wanted:
-        more = f" and {len(wanted) - 1} more" if len(wanted) > 1 else ""
-        raise ModuleError(
-            f"the module imports {wanted[0]}{more}, which no function here gets; "
-            "only wasi_snapshot_preview1 is provided"
-        )
+        return capi.serialized(module)
+    finally:
+        capi.module_delete(module)
 
 
 class Host:
@@ -168,8 +129,8 @@ class Host:
         self.slots = slots
         self.engine = new_engine(slots=slots)
         self.ticker = Ticker(self.engine)
-        self.linker = wasmtime.Linker(self.engine)
-        self.linker.define_wasi()
+        self.linker = capi.linker_new(self.engine)
+        capi.must(capi.linker_define_wasi(self.linker))
         self.flush_code = flush_code or precompile(self.engine, _FLUSH_COMMAND)
         self.flusher = Function(self, self.flush_code, _FLUSH_SANDBOX, {}, concurrency=0)
         """Writes a line end; see `Function.flush`."""
@@ -201,26 +162,25 @@ class Function:
             host = Host(slots=concurrency, flush_code=host.flush_code)
         try:
             self._load(host, code)
-        except wasmtime.WasmtimeError:
+        except capi.EngineError:
             # It may only be too large for a slot of the pool.
             try:
                 self._load(Host(slots=0, flush_code=host.flush_code), code)
-            except wasmtime.WasmtimeError as error:
-                raise ModuleError(f"the module cannot be loaded: {_one_line(error)}") from error
+            except capi.EngineError as error:
+                raise ModuleError(f"the module cannot be loaded: {one_line(error)}") from error
 
     def _load(self, host: Host, code: str | bytes) -> None:
         if isinstance(code, bytes):
-            module = wasmtime.Module.deserialize(host.engine, code)
+            module = capi.made(capi.module_deserialize, host.engine, code, len(code))
         else:
-            module = wasmtime.Module.deserialize_file(host.engine, code)
-        prepared = host.linker.instantiate_pre(module)
+            module = capi.made(capi.module_deserialize_file, host.engine, code.encode())
+        try:
+            self.instance_pre = capi.made(capi.linker_instantiate_pre, host.linker, module)
+        finally:
+            capi.module_delete(module)  # what is prepared holds it
         self.engine = host.engine
         self.ticker = host.ticker
-        self.engine_address = capi.address_of(host.engine)
-        self.instance_pre = capi.address_of(prepared)
         self._host = host
-        # The C API sees only addresses: keep what they point to.
-        self._kept = (module, prepared)
 
     def call(
         self,
@@ -259,5 +219,6 @@ class Function:
             slot.close()
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """Return what an error says, on one line."""
     return " ".join(str(error).split())[:500]

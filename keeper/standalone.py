@@ -17,7 +17,8 @@ from keeper.answer import Program
 from keeper.artifact import sealed
 from keeper.budget import Budget
 from keeper.children import Child, State
-from keeper.engine import Host, ModuleError, Sandbox, engine_hash, new_engine, precompile
+from keeper.engine import Host, ModuleError, Sandbox, engine_hash
+from keeper.module import compile_module, new_compiler
 from keeper.zygote import Zygote
 from schemas.settings import SettingsError
 from schemas.specs import MIB, Interface, Limits
@@ -94,6 +95,6 @@ def _compile(path: Path) -> int:
     except OSError as error:
         raise SettingsError(f"cannot read the module {path}: {error}") from error
     try:
-        return sealed(precompile(new_engine(), wasm))
+        return sealed(bytes(compile_module(new_compiler(), wasm).serialize()))
     except ModuleError as error:
         raise SettingsError(f"{path}: {error}") from error

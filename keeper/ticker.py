@@ -14,7 +14,7 @@ node), so the thread parks when no call came during a whole tick.
 import threading
 import time
 
-import wasmtime
+from keeper import capi
 
 TICK_S = 0.005
 """The slice that one call runs before others get their turn."""
@@ -25,7 +25,7 @@ class Ticker:
 
     __slots__ = ("_busy", "_engine", "_parked", "_running", "_started", "_wake")
 
-    def __init__(self, engine: wasmtime.Engine) -> None:
+    def __init__(self, engine: int) -> None:
         self._engine = engine
         self._running = False
         self._busy = False
@@ -51,7 +51,7 @@ class Ticker:
         while True:
             self._busy = False
             time.sleep(TICK_S)
-            self._engine.increment_epoch()
+            capi.engine_increment_epoch(self._engine)
             if not (self._running or self._busy):
                 self._park()
 

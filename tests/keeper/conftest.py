@@ -19,7 +19,9 @@ import pytest
 import wasmtime
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from keeper.engine import compile_module, engine_hash, new_engine
+from keeper import capi
+from keeper.engine import engine_hash
+from keeper.module import compile_module, new_compiler
 from keeper.slot import Slot
 from schemas.builds import Artifact
 from schemas.control import (
@@ -54,8 +56,8 @@ class Compiler:
     """Precompiles modules once per session."""
 
     def __init__(self) -> None:
-        self._engine = new_engine()
-        self.engine_hash = engine_hash(self._engine)
+        self._engine = new_compiler()
+        self.engine_hash = engine_hash(capi.address_of(self._engine))
         self._done: dict[str, tuple[str, bytes]] = {}
 
     def __call__(self, source: str) -> tuple[str, bytes]:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import wasmtime
 
+from keeper import capi
 from keeper.answer import Invocation
 from keeper.call import Call, Outcome
 from keeper.engine import (
@@ -14,10 +15,10 @@ from keeper.engine import (
     Host,
     ModuleError,
     Sandbox,
-    compile_module,
     engine_hash,
     new_engine,
 )
+from keeper.module import compile_module, new_compiler
 from keeper.ticker import TICK_S, Ticker
 
 pytestmark = pytest.mark.usefixtures("standard_streams")
@@ -79,8 +80,12 @@ def bench(compiler: Any) -> Bench:
     return Bench(compiler)
 
 
-def test_the_engine_hash_is_the_same_with_and_without_a_pool() -> None:
-    assert engine_hash(new_engine(slots=4)) == engine_hash(new_engine())
+def test_the_engine_hash_is_the_same_with_and_without_a_pool_and_of_the_compiler() -> None:
+    compiler = new_compiler()
+    hashes = {
+        engine_hash(e) for e in (new_engine(slots=4), new_engine(), capi.address_of(compiler))
+    }
+    assert len(hashes) == 1
 
 
 @pytest.mark.parametrize(
@@ -273,7 +278,7 @@ def test_arguments_that_wasi_refuses_are_an_error_and_leak_nothing(bench: Bench)
 )
 def test_a_module_that_cannot_run_here_is_refused_in_words(wasm: bytes, says: str) -> None:
     with pytest.raises(ModuleError) as caught:
-        compile_module(new_engine(), bytes(wasm))
+        compile_module(new_compiler(), bytes(wasm))
     assert says in str(caught.value)
 
 
