@@ -23,7 +23,6 @@ from services.router.activity import Progress, report
 from services.router.asynchronous.start import Asynchronous
 from services.router.demand import asker
 from services.router.framing import networks
-from services.router.invocation import Workings
 from services.router.invoke import Invocations
 from services.router.limits import Limits
 from services.router.metrics import Collector, Metrics
@@ -33,6 +32,7 @@ from services.router.settings import RouterSettings
 from services.router.slots import Slots
 from services.router.state import State
 from services.router.upstream import Pool
+from services.router.workings import Workings
 
 log = logging.getLogger(__name__)
 

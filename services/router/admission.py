@@ -1,17 +1,16 @@
 """Whether a request's head lets it in, and which function it is for.
 
 What can be said from the head alone is said here, before any of the body is
-read: framing, path, route, function, announced size.
+read: framing, path, route, function.
 """
 
 # ruff: noqa: N818 - the names say what happened; a suffix would add nothing
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from schemas.invocations import RESERVED_PATH
 from services.router.asynchronous.identity import prefers_async
-from services.router.framing import BadRequest, Header, Incoming, read_request
+from services.router.framing import BadRequest, Header, Incoming, Outgoing, outgoing, read_request
 from services.router.paths import BadPath, decode_path, host_name
 from services.router.problems import Problem
 from services.router.state import Function, State
@@ -26,57 +25,89 @@ class Refused(Exception):
         super().__init__(problem.detail)
 
 
+class Head(NamedTuple):
+    """What a request's head says by itself."""
+
+    method: str
+    version: str
+    """"1.0" or "1.1"."""
+    keep_alive: bool
+    incoming: Incoming
+    outgoing: Outgoing
+    host: str
+    """As routes name it."""
+    path: str
+    """Decoded."""
+
+
 class Admitted(NamedTuple):
     """A request that may be made."""
 
-    incoming: Incoming
+    head: Head
     match: Match
     function: Function
 
 
-def admit(
-    state: State, version: str, method: str, path: bytes, headers: Sequence[Header]
-) -> Admitted | None:
-    """Return what the request is, by its head; None if it is no plain invocation.
+def read_head(
+    version: str, method: str, target: bytes, headers: list[Header], *, keep_alive: bool
+) -> Head | None:
+    """Return what a head says; None if it is that of no plain invocation.
 
     Args:
-        state: what is in force.
         version: "1.0" or "1.1".
         method: the method.
-        path: the target's path as it was sent, without the query.
+        target: path and query as they were sent.
         headers: names in lower case.
+        keep_alive: the connection may serve another request.
 
     Raises:
-        Refused: it is answered with this problem.
+        Refused: it cannot be served as it is.
     """
     try:
         incoming = read_request(version, headers)
-        decoded = decode_path(path.decode("latin-1"))
+        path = decode_path(target.partition(b"?")[0].decode("latin-1"))
     except BadRequest as bad:
         raise Refused(Problem(bad.status, bad.detail, close=True)) from None
     except BadPath as bad:
         raise Refused(Problem(400, str(bad))) from None
-    if decoded.startswith(RESERVED_PATH) or prefers_async(headers):
+    if path.startswith(RESERVED_PATH) or prefers_async(headers):
         return None
-    match = _match(state, host_name(incoming.host.decode("latin-1")), method, decoded)
+    return Head(
+        method,
+        version,
+        keep_alive,
+        incoming,
+        outgoing(method, target, incoming, headers),
+        host_name(incoming.host.decode("latin-1")),
+        path,
+    )
+
+
+def admit(state: State, head: Head) -> Admitted:
+    """Return what is to be done with a request.
+
+    Raises:
+        Refused: no route or function takes it.
+    """
+    match = _match(state, head.host, head.method, head.path)
     function = state.functions.get(match.route.function)
     if function is None:
         detail = "the route's function is not there yet; deploy it, or send the request later"
         raise Refused(Problem(503, detail, retry_after_s=5.0))
-    return Admitted(incoming, match, function)
+    return Admitted(head, match, function)
 
 
 def _match(state: State, host: str, method: str, path: str) -> Match:
     found = state.table.match(host, method, path)
-    if found is None and not state.complete:
-        detail = "the router is still reading its routes; send the request again"
-        raise Refused(Problem(503, detail, retry_after_s=1.0))
-    if found is None:
-        raise Refused(Problem(404, "no route matches this host and path; check the URL"))
+    if isinstance(found, Match):
+        return found
     if isinstance(found, WrongMethod):
         detail = f"the path is served, but not for {method}; use {', '.join(found.allowed)}"
         raise Refused(Problem(405, detail, allow=found.allowed))
-    return found
+    if not state.complete:
+        detail = "the router is still reading its routes; send the request again"
+        raise Refused(Problem(503, detail, retry_after_s=1.0))
+    raise Refused(Problem(404, "no route matches this host and path; check the URL"))
 
 
 def too_large(limit: int) -> Problem:

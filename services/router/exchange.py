@@ -6,6 +6,7 @@
 import asyncio
 import contextlib
 
+from services.router.answer import AnswerHead
 from services.router.framing import Header
 from services.router.limits import RELAY_BYTES
 from services.router.retry import Failure
@@ -44,8 +45,8 @@ class Exchange:
         self._continued = True
         _wake(self._writable)
 
-    def on_head(self, status: int, headers: list[Header], data: bytes, ended: bool) -> None:
-        self._head = (status, headers)
+    def on_head(self, head: AnswerHead, data: bytes, ended: bool) -> None:
+        self._head = (head.status, head.headers)
         self.on_data(data, ended)
 
     def on_data(self, data: bytes, ended: bool) -> None:

@@ -12,8 +12,8 @@ Header names are lower-case bytes, in the order they came in.
 
 import ipaddress
 import re
-from collections.abc import Iterable, Sequence
-from typing import Final, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Literal, NamedTuple
 from urllib.parse import quote
 
 import msgspec
@@ -42,10 +42,6 @@ _REWRITTEN: Final = frozenset(
         b"content-length",
         b"expect",
         b"host",
-        b"via",
-        b"x-forwarded-for",
-        b"x-forwarded-proto",
-        b"x-forwarded-host",
         b"forwarded",
         b"x-request-id",
         b"traceparent",
@@ -53,6 +49,7 @@ _REWRITTEN: Final = frozenset(
         b"proxy",
     }
 )
+_CHAINED: Final = frozenset({b"via", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"})
 _END_TO_END: Final = frozenset({b"host", b"content-length", b"content-type", b"authorization"})
 """Never dropped because a Connection header lists them: that would be an attack."""
 _OURS: Final = b"x-wasmfn-"
@@ -150,6 +147,73 @@ class Forwarding(msgspec.Struct, frozen=True):
     """The peer is a proxy whose X-Forwarded-* are believed and added to."""
 
 
+class Outgoing(NamedTuple):
+    """What of a request's head goes on to an instance, as far as only the head says it."""
+
+    front: bytes
+    """Complete lines."""
+    chained: dict[bytes, list[bytes]]
+    """Via and X-Forwarded-*, to which the router adds."""
+
+
+def outgoing(method: str, target: bytes, incoming: Incoming, headers: Sequence[Header]) -> Outgoing:
+    """Return the head of a request without what was meant for this hop.
+
+    Nothing of `x-wasmfn-*` that a client sent goes through.
+    """
+    listed = connection_options(headers)
+    chained: dict[bytes, list[bytes]] = {}
+    out = [b"%b %b HTTP/1.1\r\nhost: %b" % (method.encode("ascii"), target, incoming.host)]
+    announced = False
+    for header in headers:
+        name = header[0]
+        if name in _CHAINED:
+            chained.setdefault(name, []).append(header[1])
+        elif name in _REWRITTEN:
+            announced = announced or name == b"content-length"
+        elif name not in _HOP_BY_HOP and name not in listed and not _reserved(name):
+            out.append(b": ".join(header))
+    if incoming.length == "chunked":
+        out.append(b"transfer-encoding: chunked")
+    elif incoming.length or announced or method not in ("GET", "HEAD"):
+        out.append(b"content-length: %d" % incoming.length)
+    out.append(b"")
+    return Outgoing(b"\r\n".join(out), chained)
+
+
+def origin_lines(
+    address: str,
+    scheme: str,
+    host: bytes,
+    believed: Mapping[bytes, list[bytes]],
+    via: Sequence[bytes],
+) -> bytes:
+    """Return the lines that say where a request came from.
+
+    Args:
+        address: of the peer.
+        scheme: that the peer used.
+        host: the request's.
+        believed: what the peer said of where it came from, if it is a trusted proxy.
+        via: what it said of the way.
+    """
+    scheme_text = believed.get(b"x-forwarded-proto", [scheme.encode("ascii")])[0]
+    return (
+        b"via: %b\r\nx-forwarded-for: %b\r\nx-forwarded-proto: %b\r\nx-forwarded-host: %b\r\n"
+        % (
+            b", ".join((*via, b"1.1 " + PSEUDONYM)),
+            b", ".join((*believed.get(b"x-forwarded-for", ()), address.encode("ascii", "replace"))),
+            scheme_text,
+            believed.get(b"x-forwarded-host", [host])[0],
+        )
+    )
+
+
+def id_lines(request_id: str, traceparent: str) -> bytes:
+    """Return the lines that tie a request to its answer."""
+    return f"x-request-id: {request_id}\r\ntraceparent: {traceparent}\r\n".encode("ascii")
+
+
 def request_head(
     method: str,
     target: bytes,
@@ -161,40 +225,23 @@ def request_head(
     """Return the head of the request as it goes to an instance, without token and end.
 
     Complete it with `with_token`: the head is the same for every attempt, the
-    token is not. Nothing of `x-wasmfn-*` that a client sent goes through.
+    token is not.
     """
-    listed = connection_options(headers)
-    chained: dict[bytes, list[bytes]] = {}
-    out: list[bytes] = [
-        b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (method.encode("ascii"), target, incoming.host)
-    ]
-    for name, value in headers:
-        if name in _REWRITTEN:
-            chained.setdefault(name, []).append(value)
-        elif name not in _HOP_BY_HOP and name not in listed and not _reserved(name):
-            out.append(b"%b: %b\r\n" % (name, value))
-    if incoming.length == "chunked":
-        out.append(b"transfer-encoding: chunked\r\n")
-    elif incoming.length or b"content-length" in chained or method not in ("GET", "HEAD"):
-        out.append(b"content-length: %d\r\n" % incoming.length)
-    client = forwarding.client.encode("ascii", "replace")
-    believed = chained if forwarding.trusted else {}
-    scheme = believed.get(b"x-forwarded-proto", [forwarding.scheme.encode("ascii")])
-    host = believed.get(b"x-forwarded-host", [incoming.host])
-    out.append(
-        b"via: %b\r\nx-forwarded-for: %b\r\nx-forwarded-proto: %b\r\nx-forwarded-host: %b\r\n"
-        b"x-request-id: %b\r\ntraceparent: %b\r\n"
-        % (
-            b", ".join((*chained.get(b"via", ()), b"1.1 " + PSEUDONYM)),
-            b", ".join((*believed.get(b"x-forwarded-for", ()), client)),
-            scheme[0],
-            host[0],
-            forwarding.request_id.encode("ascii"),
-            forwarding.traceparent.encode("ascii"),
+    front, chained = outgoing(method, target, incoming, headers)
+    return b"".join(
+        (
+            front,
+            origin_lines(
+                forwarding.client,
+                forwarding.scheme,
+                incoming.host,
+                chained if forwarding.trusted else {},
+                chained.get(b"via", ()),
+            ),
+            id_lines(forwarding.request_id, forwarding.traceparent),
+            header_lines(parameters),
         )
     )
-    out.extend(b"%b: %b\r\n" % header for header in parameters)
-    return b"".join(out)
 
 
 def with_token(head: bytes, token: str, *, ask: bool = False) -> bytes:
@@ -222,6 +269,11 @@ def parameter_headers(names: Sequence[str], values: Sequence[str]) -> list[Heade
     ]
 
 
+def header_lines(headers: Iterable[Header]) -> bytes:
+    """Return headers as complete lines."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
+
+
 def connection_options(headers: Iterable[Header]) -> frozenset[bytes]:
     """Return the header names that Connection lists as meant for this hop only."""
     options = [
@@ -235,7 +287,7 @@ def connection_options(headers: Iterable[Header]) -> frozenset[bytes]:
 
 def _reserved(name: bytes) -> bool:
     """Whether a header is ours alone. CGI reads underscores as dashes, so they count as such."""
-    return name.replace(b"_", b"-").startswith(_OURS)
+    return name[:1] == b"x" and name.replace(b"_", b"-").startswith(_OURS)
 
 
 class Answer(msgspec.Struct, frozen=True):

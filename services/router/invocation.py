@@ -22,24 +22,15 @@ from time import perf_counter
 from typing import Concatenate, Final, ParamSpec
 
 from schemas.endpoints import Endpoint
-from schemas.events import Event
 from services.router.admission import Admitted, too_large, too_slow
+from services.router.answer import AnswerHead
 from services.router.choice import Candidate, Cause
 from services.router.coldstart import ColdStart, cold_start_event
-from services.router.framing import (
-    Forwarding,
-    Header,
-    Network,
-    chunk,
-    parameter_headers,
-    read_answer,
-    request_head,
-    with_token,
-)
-from services.router.limits import REPLAY_BYTES, Limits, answer_deadline_s
-from services.router.metrics import NOBODY, Metrics
+from services.router.framing import chunk, header_lines, id_lines, parameter_headers, with_token
+from services.router.limits import REPLAY_BYTES, answer_deadline_s
+from services.router.metrics import NOBODY
 from services.router.problems import Problem
-from services.router.reply import Reply, TooLong
+from services.router.reply import Reply, TooLong, write_problem
 from services.router.request import Client, Request
 from services.router.retry import (
     NOT_EXECUTED,
@@ -49,11 +40,12 @@ from services.router.retry import (
     may_retry,
     problem_of,
 )
-from services.router.slots import Grant, Slots, no_room
+from services.router.slots import Grant, no_room
 from services.router.state import Function
 from services.router.table import Key
 from services.router.upload import Upload
-from services.router.upstream import ConnectFailed, Connection, Pool
+from services.router.upstream import ConnectFailed, Connection
+from services.router.workings import Workings
 
 log = logging.getLogger(__name__)
 
@@ -61,27 +53,6 @@ _GONE: Final = 499
 """The status that is counted for a client that left before its answer, as nginx does."""
 
 P = ParamSpec("P")
-
-
-class Workings:
-    """What every invocation works with."""
-
-    def __init__(
-        self,
-        slots: Slots,
-        pool: Pool,
-        limits: Limits,
-        metrics: Metrics,
-        emit: Callable[[Event], None],
-        trusted: tuple[Network, ...] = (),
-    ) -> None:
-        self.slots = slots
-        self.pool = pool
-        self.limits = limits
-        self.metrics = metrics
-        self.emit = emit
-        self.trusted = trusted
-        self.loop = asyncio.get_running_loop()
 
 
 def _guarded(
@@ -102,57 +73,67 @@ def _guarded(
 class Invocation:
     """One request on its way to an instance, and the answer on its way back."""
 
+    # What most invocations never need is not set for each: a third of what making one costs.
+    response_complete = False
+    parked_at = 0.0
+    _function: Function | None = None
+    _until = 0.0
+    """When, on the loop's clock, the step that is bounded in all must be over."""
+    # The body on its way in.
+    _size = 0
+    _body_complete = False
+    _reading = False
+    _upload: Upload | None = None
+    # The call that is being made.
+    _head = b""
+    _silence_s = 0.0
+    _unanswered = 0
+    _parked = False
+    _candidate: Candidate | None = None
+    _cold: ColdStart | None = None
+    _attempted_at = 0.0
+    _sent_at = 0.0
+    _connection: Connection | None = None
+    _reused = False
+    _reply: Reply | None = None
+    """The answer of an instance; the client has some of it once it is begun."""
+    # The one thing that is waited for besides, and the one task there may be.
+    _timer: asyncio.TimerHandle | None = None
+    _connecting: asyncio.Task[None] | None = None
+
     def __init__(self, workings: Workings, client: Client, request: Request) -> None:
         self.request_id = request.trace.request_id
-        self.parked_at = 0.0
         self.keep_alive = request.keep_alive
-        self.response_complete = False
         self._workings = workings
         self._client = client
         self._request = request
-        self._function: Function | None = None
         self._began = 0.0
-        self._until = 0.0
-        """When, on the loop's clock, the step that is bounded in all must be over."""
-        self._reply = Reply(client, request)
-        # The body on its way in.
         self._pieces: list[bytes] = []
-        self._size = 0
-        self._body_complete = False
-        self._reading = False
-        self._upload: Upload | None = None
-        # The call that is being made.
-        self._head = b""
-        self._silence_s = 0.0
-        self._unanswered = 0
-        self._parked = False
-        self._candidate: Candidate | None = None
-        self._cold: ColdStart | None = None
-        self._attempted_at = 0.0
-        self._sent_at = 0.0
-        self._connection: Connection | None = None
-        self._reused = False
-        # The one thing that is waited for besides, and the one task there may be.
-        self._timer: asyncio.TimerHandle | None = None
-        self._connecting: asyncio.Task[None] | None = None
 
     @property
     def response_started(self) -> bool:
-        """Whether the client got some of its answer."""
-        return self._reply.status != 0
+        """Whether the client got some of an instance's answer."""
+        return self._reply is not None and self._reply.begun
 
     # What the client's connection calls.
 
     @_guarded
-    def start(self) -> None:
-        """Begin: the requests before it on the connection are answered."""
+    def start(self, body: bytes | None = None) -> None:
+        """Begin: the requests before it on the connection are answered.
+
+        Without `body`, that is still to come, or came while this waited for its turn.
+        """
         self._began = perf_counter()
+        if body is not None:
+            self._pieces.append(body)
+            self._size = len(body)
+            self._body_complete = True
         verdict = self._request.verdict
         if isinstance(verdict, Problem):
             self._refuse(verdict)
             return
-        incoming, _, function = verdict
-        self._function = function
+        incoming = verdict.head.incoming
+        function = self._function = verdict.function
         limits = self._workings.limits
         announced = self._size if incoming.length == "chunked" else incoming.length
         if announced > function.body_bytes:
@@ -211,7 +192,7 @@ class Invocation:
     @_guarded
     def on_client_writable(self) -> None:
         """Pass the answer on: the client has read what was sent."""
-        if self._connection is not None and self._reply.status:
+        if self._connection is not None and self._reply is not None:
             self._stop_timer()
             self._connection.resume_reading()
             self._connection.expect_within(self._silence_s)
@@ -253,16 +234,17 @@ class Invocation:
             self._upload.invite()
 
     @_guarded
-    def on_head(self, status: int, headers: list[Header], data: bytes, ended: bool) -> None:
+    def on_head(self, head: AnswerHead, data: bytes, ended: bool) -> None:
         connection = self._connection
         assert connection is not None  # noqa: S101 - it is what calls
+        failure: Failure | None = None
         try:
-            answer = read_answer(status, headers)
-        except ValueError:
-            failure: Failure | None = "malformed"
-        else:
+            reply = Reply(self._client, self._request, head, close=not self.keep_alive)
             # Without a token it is no keeper that answers, whatever it says.
-            failure = REASONS.get(answer.reason) if connection.endpoint.token else None
+            if head.status == 421 and connection.endpoint.token:
+                failure = REASONS.get(head.answer.reason)
+        except ValueError:
+            failure = "malformed"
         if failure is not None:
             if not ended:
                 connection.abandon()
@@ -273,13 +255,15 @@ class Invocation:
             self._tell_cold_start(self._cold)
         if self._upload is not None:
             self._upload.answered = True
-        self._until = self._workings.loop.time() + self._workings.limits.transfer_s
-        self._reply.begin(answer, close=not self.keep_alive)
-        self._pass_on(data, ended)
+        self._reply = reply
+        if not ended:
+            self._until = self._workings.loop.time() + self._workings.limits.transfer_s
+        self._pass_on(reply, data, ended)
 
     @_guarded
     def on_data(self, data: bytes, ended: bool) -> None:
-        self._pass_on(data, ended)
+        assert self._reply is not None  # noqa: S101 - there was a head
+        self._pass_on(self._reply, data, ended)
 
     @_guarded
     def on_failure(self, failure: Failure) -> None:
@@ -349,6 +333,7 @@ class Invocation:
         candidate = self._candidate
         assert isinstance(verdict, Admitted)  # noqa: S101 - else it was refused
         assert candidate is not None  # noqa: S101 - it was chosen
+        method = verdict.head.method
         if not self._head:
             self._head = self._request_head(verdict)
             self._silence_s = answer_deadline_s(verdict.function.timeout_s, self._workings.limits)
@@ -356,47 +341,36 @@ class Invocation:
             self._sent_at = perf_counter()
         self._connection = connection
         self._reused = connection.reused
-        chunked = verdict.incoming.length == "chunked"
+        chunked = verdict.head.incoming.length == "chunked"
         token = candidate.endpoint.token
         if not self._body_complete:
-            connection.start(self, self._request.method, with_token(self._head, token, ask=True))
+            connection.start(self, method, with_token(self._head, token, ask=True))
             self._upload = Upload(self, connection, self._pieces, self._silence_s, chunked=chunked)
             return
         body = b"".join(self._pieces)
         if chunked:
             body = chunk(body) + chunk(b"") if body else chunk(b"")
-        connection.start(self, self._request.method, with_token(self._head, token) + body)
+        connection.start(self, method, with_token(self._head, token) + body)
         connection.finish()
         connection.expect_within(self._silence_s)
 
     def _request_head(self, verdict: Admitted) -> bytes:
-        incoming, match, _ = verdict
-        request = self._request
-        origin = self._client.origin
-        return request_head(
-            request.method,
-            request.target,
-            incoming,
-            request.headers,
-            Forwarding(
-                request_id=request.trace.request_id,
-                traceparent=request.trace.traceparent,
-                client=origin.address,
-                scheme=origin.scheme,
-                trusted=origin.trusted,
-            ),
-            parameter_headers(match.route.parameters, match.values) if match.values else (),
+        head, match, _ = verdict
+        trace = self._request.trace
+        lines = head.outgoing.front + self._client.origin_lines(
+            head.incoming.host, head.outgoing.chained
         )
+        if match.values:
+            lines += header_lines(parameter_headers(match.route.parameters, match.values))
+        return lines + id_lines(trace.request_id, trace.traceparent)
 
     def _fail(self, failure: Failure) -> None:
         """Make the call again, or say that it failed."""
         replayable = self._upload is None or self._upload.replayable
         self._release(cause_of(failure, reused=self._reused))
-        if self._reply.status:
-            # Part of the answer is out. Only a broken connection tells the client so.
+        if self.response_started:
             self._workings.metrics.truncated += 1
-            self._client.abort()
-            self._end(self._reply.status)
+            self._break_off()
             return
         if failure not in NOT_EXECUTED:
             self._unanswered += 1
@@ -414,22 +388,21 @@ class Invocation:
 
     # The answer.
 
-    def _pass_on(self, data: bytes, ended: bool) -> None:
+    def _pass_on(self, reply: Reply, data: bytes, ended: bool) -> None:
         """Pass the answer on, and read the instance no faster than the client reads."""
         try:
-            more = self._reply.put(data, ended=ended)
+            more = reply.put(data, ended=ended)
         except TooLong:
             detail = "the answer's length is not known in advance; speak HTTP/1.1 to get it"
             self._refuse(Problem(505, detail))
             return
         connection = self._connection
+        assert connection is not None  # noqa: S101 - the answer comes from it
         if ended:
             self._connection = None
             self._release(None)
-            self._end(self._reply.status)
+            self._end(reply.status)
             self._client.on_answered(self.keep_alive)
-        elif connection is None:
-            return
         elif more:
             connection.expect_within(self._silence_s)
         else:
@@ -450,18 +423,21 @@ class Invocation:
         self._timer = None
         self._workings.metrics.truncated += 1
         self._drop()
+        self._break_off()
+
+    def _break_off(self) -> None:
+        """End an answer in the middle. Only a broken connection tells the client so."""
         self._client.abort()
-        self._end(self._reply.status)
+        self._end(_GONE if self._reply is None else self._reply.status)
 
     def _refuse(self, problem: Problem) -> None:
         """Answer `problem`; if an answer has begun, break it off."""
         self._drop()
-        if self._reply.status:
-            self._client.abort()
-            self._end(self._reply.status)
+        if self.response_started:
+            self._break_off()
             return
         self.keep_alive = self.keep_alive and not problem.close
-        self._reply.problem(problem, close=not self.keep_alive)
+        write_problem(self._client, self._request, problem, close=not self.keep_alive)
         self._end(problem.status)
         self._client.on_answered(self.keep_alive)
 

@@ -23,17 +23,21 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from schemas.names import new_correlation_id
-from services.router.admission import Admitted, Refused, admit
-from services.router.answer import answer_head
+from services.router.admission import Admitted, Head, Refused, admit, read_head
+from services.router.answer import front
 from services.router.deadline import Deadline
-from services.router.framing import Header, is_trusted
-from services.router.invocation import Invocation, Workings
+from services.router.framing import header_lines, is_trusted, origin_lines
+from services.router.heads import END
+from services.router.invocation import Invocation
 from services.router.problems import Problem, encode
-from services.router.request import Origin, Request
-from services.router.tracing import read_trace
+from services.router.request import Request
+from services.router.tracing import Trace, fresh_trace, read_trace
+from services.router.workings import Workings
 
 _MAX_HEADERS: Final = 100
 """A keeper takes 128; the router adds some."""
+_OF_ONE: Final = frozenset({b"x-request-id", b"traceparent", b"upgrade"})
+"""Headers of a head that does not come twice, or must be looked at each time."""
 _LINGER_S: Final = 5.0
 """How long the rest of a refused request is read, so that its client sees the answer."""
 
@@ -64,7 +68,13 @@ class ClientConnection(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.on_lost: Callable[[], object] | None = None
         """Called when the client is gone before its answer is complete."""
-        self.origin = Origin("unknown", "http", trusted=False)
+        self._address = "unknown"
+        self._trusted = False
+        """The peer is a proxy whose X-Forwarded-* are believed."""
+        self._origin: tuple[bytes, bytes] = (b"", b"")
+        """The host that was asked for last, and what an instance is told of where that was."""
+        self._common: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")
+        """The headers of every answer, and the same as lines."""
         self._turn: Invocation | None = None
         """The invocation that is being answered; the application's have `on_lost`."""
         self._deadline = Deadline(self.loop, self._on_deadline)
@@ -77,6 +87,8 @@ class ClientConnection(HttpToolsProtocol):
         """What still comes is thrown away."""
         self._close_next = False
         """Close after the answer that is under way."""
+        self._head: Head | None = None
+        """The last that was read of what came last."""
         self._head_bytes = 0
         self._fruitless = 0
         """Bytes of input that neither completed a head nor held any of a body."""
@@ -90,9 +102,24 @@ class ClientConnection(HttpToolsProtocol):
         self.transport.write(data)
         return not self.flow.write_paused
 
-    def common_headers(self) -> list[Header]:
-        """Return what stands in every answer."""
-        return self.server_state.default_headers
+    def common_lines(self) -> bytes:
+        """Return the header lines that stand in every answer."""
+        headers = self.server_state.default_headers
+        if self._common[0] is not headers:
+            # uvicorn makes a new list each second, with the date.
+            self._common = (headers, header_lines(headers))
+        return self._common[1]
+
+    def origin_lines(self, host: bytes, chained: dict[bytes, list[bytes]]) -> bytes:
+        """Return the header lines that tell an instance where the request came from."""
+        if not chained and self._origin[0] == host and self._origin[1]:
+            return self._origin[1]
+        believed = chained if self._trusted else {}
+        via = chained.get(b"via", ())
+        lines = origin_lines(self._address, self.scheme or "http", host, believed, via)
+        if not chained:
+            self._origin = (host, lines)
+        return lines
 
     def expect_body(self, within_s: float) -> None:
         """Read the body, and tell the invocation if nothing comes of it for so long."""
@@ -141,9 +168,8 @@ class ClientConnection(HttpToolsProtocol):
     ) -> None:
         super().connection_made(transport)
         if self.workings is not None and self.client is not None:
-            address = self.client[0]
-            trusted = is_trusted(address, self.workings.trusted)
-            self.origin = Origin(address, self.scheme or "http", trusted)
+            self._address = self.client[0]
+            self._trusted = is_trusted(self._address, self.workings.trusted)
         if len(self.connections) > self.limits.max_connections:
             detail = "too many connections are open; send the request again a little later"
             self._refuse(Problem(503, detail, retry_after_s=1.0, close=True))
@@ -162,6 +188,10 @@ class ClientConnection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
+        workings = self.workings
+        fresh = not (self._in_head or self._in_body) and self._is_quiet()
+        if fresh and workings is not None and self._serve_known(workings, data):
+            return
         self._fruitless += len(data)
         try:
             self.parser.feed_data(data)
@@ -171,6 +201,8 @@ class ClientConnection(HttpToolsProtocol):
             pass  # An offer that is ignored; on_headers_complete has seen to what follows.
         if self._deaf or self.transport.is_closing():
             return
+        if fresh and workings is not None and self._head is not None:
+            self._learn(workings, self._head, data)
         if self._in_head or self._in_body:
             self._await_more()
         elif not self._deadline.awaiting and self._is_quiet():
@@ -188,6 +220,7 @@ class ClientConnection(HttpToolsProtocol):
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
+        self._head = None
         self._in_head = True
         self._head_awaited = False
         self._head_bytes = 0
@@ -223,7 +256,7 @@ class ClientConnection(HttpToolsProtocol):
             self._refuse(Problem(501, detail, close=True))
             return
         self._in_body = True
-        request = self._plain_invocation() if self.workings is not None else None
+        request = self._read_head() if self.workings is not None else None
         if request is None:
             self._hand_over()
         else:
@@ -255,38 +288,69 @@ class ClientConnection(HttpToolsProtocol):
         if self._is_quiet():
             self._await_request()
 
-    def _plain_invocation(self) -> Request | None:
-        """Return the request whose head is read, None if it is for the application."""
-        workings = self.workings
-        assert workings is not None  # noqa: S101 - else nobody asks
+    def _read_head(self) -> Request | None:
+        """Return the request whose head is here, None if it is no plain invocation."""
         parser = self.parser
         version = parser.get_http_version()
         method = parser.get_method().decode("ascii")
+        keep_alive = version != "1.0" and parser.should_keep_alive()
         # A fragment is not for servers (RFC 9110, section 4.2.5).
         target = self.url.partition(b"#")[0] if b"#" in self.url else self.url
-        path = target.partition(b"?")[0]
         trace = read_trace(self.headers)
-        verdict: Admitted | Problem | None
         try:
-            verdict = admit(workings.slots.state, version, method, path, self.headers)
+            head = read_head(version, method, target, self.headers, keep_alive=keep_alive)
+        except Refused as refused:
+            return Request(method, version, keep_alive, trace, refused.problem)
+        self._head = head
+        return None if head is None else self._judge(head, trace)
+
+    def _judge(self, head: Head, trace: Trace) -> Request:
+        assert self.workings is not None  # noqa: S101 - else no head is read
+        verdict: Admitted | Problem
+        try:
+            verdict = admit(self.workings.state, head)
         except Refused as refused:
             verdict = refused.problem
-        if verdict is None:
-            return None
-        keep_alive = version != "1.0" and parser.should_keep_alive()
-        return Request(method, version, target, self.headers, keep_alive, trace, verdict)
+        return Request(head.method, head.version, head.keep_alive, trace, verdict)
 
-    def _invoke(self, request: Request) -> None:
-        assert self.workings is not None  # noqa: S101 - the request was admitted with it
+    def _invoke(self, request: Request, body: bytes | None = None) -> None:
+        """Begin an invocation, or let it wait for its turn. Without `body`, that is to come."""
+        assert self.workings is not None  # noqa: S101 - else no head is read
         quiet = self._is_quiet()
         invocation = Invocation(self.workings, self, request)
         self.cycle = invocation  # type: ignore[assignment]  # it stands in for uvicorn's
         if quiet:
             self._turn = invocation
-            invocation.start()
+            invocation.start(body)
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((invocation, self.app))  # type: ignore[arg-type]  # the same
+
+    def _serve_known(self, workings: Workings, data: bytes) -> bool:
+        """Serve a whole request whose head is known. False if `data` is none."""
+        end = data.find(END) + len(END)
+        head = workings.heads.known.get(data[:end])
+        if head is None or len(data) != end + head.incoming.length:  # type: ignore[operator]  # not chunked
+            return False
+        # The parser stands between two requests, and stays there.
+        self._deadline.clear()
+        self._invoke(self._judge(head, fresh_trace()), data[end:])
+        return True
+
+    def _learn(self, workings: Workings, head: Head, data: bytes) -> None:
+        """Remember the head of a request that came in one piece, to know it again."""
+        end = data.find(END) + len(END)
+        incoming = head.incoming
+        if (
+            not self._in_head
+            and not self._in_body
+            and incoming.length != "chunked"
+            and len(data) == end + incoming.length
+            and head.keep_alive
+            and not incoming.expects_continue
+            and not any(name in _OF_ONE for name, _ in self.headers)
+        ):
+            workings.heads.learn(data[:end], head)
 
     def _hand_over(self) -> None:
         """Begin an ASGI cycle, as uvicorn does."""
@@ -350,9 +414,7 @@ class ClientConnection(HttpToolsProtocol):
         if not (quiet and self._in_body):
             # Else it was answered early, and what is written now would be another's answer.
             headers, body = encode(problem, new_correlation_id())
-            self.transport.write(
-                answer_head(problem.status, headers, chunked=False, close=False) + body
-            )
+            self.transport.write(front(problem.status, headers) + b"\r\n" + body)
         self._close_softly()
 
     def _leave(self) -> None:

@@ -2,8 +2,8 @@
 
 # ruff: noqa: N818 - the name says what happened; a suffix would add nothing
 
-from services.router.answer import answer_head
-from services.router.framing import Answer, Header, chunk
+from services.router.answer import AnswerHead, answer_head, front
+from services.router.framing import chunk
 from services.router.limits import HTTP10_BYTES
 from services.router.problems import Problem, encode
 from services.router.request import Client, Request
@@ -16,27 +16,31 @@ class TooLong(Exception):
 class Reply:
     """An answer on its way to the client. It is begun at most once."""
 
-    def __init__(self, client: Client, request: Request) -> None:
-        self.status = 0
-        """0 until some of the answer was written."""
+    def __init__(self, client: Client, request: Request, head: AnswerHead, *, close: bool) -> None:
+        """Take where it goes, what it answers, its head, and whether the connection ends with it.
+
+        Raises:
+            ValueError: it must not be passed on.
+        """
+        answer = head.answer
+        self.status = answer.status
         self._client = client
         self._request = request
-        self._head = b""
-        """Not yet written: the head goes with the first of the body."""
-        self._bodiless = False
-        self._chunked = False
-        self._withheld: tuple[Answer, list[bytes], bool] | None = None
-        """What waits for its length, for a client that knows no chunks."""
-
-    def begin(self, answer: Answer, *, close: bool) -> None:
-        """Take an instance's answer; `close` tells the client that it is the connection's last."""
-        request = self._request
+        self._front = head.front
+        self._close = close
         self._bodiless = request.method == "HEAD" or answer.status in (204, 304)
         self._chunked = answer.length is None and not self._bodiless
+        self._withheld: list[bytes] | None = None
+        """What waits for its length, for a client that knows no chunks."""
+        self._head = b""
+        """Not yet written: it goes with the first of the body."""
+        self.begun = True
+        """The client has some of it, or will have."""
         if self._chunked and request.version == "1.0":
-            self._withheld = (answer, [], close)
+            self._withheld = []
+            self.begun = False
         else:
-            self._set_head(answer.status, answer.headers, close=close)
+            self._set_head()
 
     def put(self, data: bytes, *, ended: bool) -> bool:
         """Pass on what came of the body; return whether more may follow at once.
@@ -45,7 +49,7 @@ class Reply:
             TooLong: nothing of the answer was written, nor will be.
         """
         if self._withheld is not None:
-            return self._withhold(*self._withheld, data, ended=ended)
+            return self._withhold(self._withheld, data, ended=ended)
         if self._bodiless:
             data = b""
         elif self._chunked:
@@ -56,33 +60,16 @@ class Reply:
             data, self._head = self._head + data, b""
         return self._client.write(data)
 
-    def problem(self, problem: Problem, *, close: bool) -> None:
-        """Answer `problem`, instead of anything that was withheld."""
-        self._withheld = None
-        self._chunked = False
-        headers, body = encode(problem, self._request.trace.request_id)
-        head = answer_head(
-            problem.status,
-            [*self._client.common_headers(), *headers],
-            chunked=False,
-            close=close and not problem.close,
-        )
-        self.status = problem.status
-        self._client.write(head if self._request.method == "HEAD" else head + body)
-
-    def _set_head(self, status: int, headers: list[Header], *, close: bool) -> None:
-        self.status = status
-        request_id = (b"x-request-id", self._request.trace.request_id.encode("ascii"))
+    def _set_head(self) -> None:
         self._head = answer_head(
-            status,
-            [*self._client.common_headers(), *headers, request_id],
+            self._front,
+            self._client.common_lines(),
+            self._request.trace.request_id,
             chunked=self._chunked,
-            close=close,
+            close=self._close,
         )
 
-    def _withhold(
-        self, answer: Answer, pieces: list[bytes], close: bool, data: bytes, *, ended: bool
-    ) -> bool:
+    def _withhold(self, pieces: list[bytes], data: bytes, *, ended: bool) -> bool:
         """Keep what came until all is here and its length is known."""
         pieces.append(data)
         size = sum(map(len, pieces))
@@ -90,7 +77,19 @@ class Reply:
             raise TooLong
         if not ended:
             return True
+        self.begun = True
         self._chunked = False
-        length = (b"content-length", b"%d" % size)
-        self._set_head(answer.status, [*answer.headers, length], close=close)
+        self._front += b"content-length: %d\r\n" % size
+        self._set_head()
         return self._client.write(self._head + b"".join(pieces))
+
+
+def write_problem(client: Client, request: Request, problem: Problem, *, close: bool) -> None:
+    """Answer `problem`, whole."""
+    request_id = request.trace.request_id
+    headers, body = encode(problem, request_id)
+    kept = [header for header in headers if header[0] not in (b"x-request-id", b"connection")]
+    head = answer_head(
+        front(problem.status, kept), client.common_lines(), request_id, chunked=False, close=close
+    )
+    client.write(head if request.method == "HEAD" else head + body)

@@ -3,45 +3,33 @@
 from typing import NamedTuple, Protocol
 
 from services.router.admission import Admitted
-from services.router.framing import Header
 from services.router.problems import Problem
 from services.router.tracing import Trace
 
 
 class Request(NamedTuple):
-    """A request's head, read and judged."""
+    """A request whose head is read and judged."""
 
     method: str
     version: str
     """"1.0" or "1.1"."""
-    target: bytes
-    """Path and query, as they were sent."""
-    headers: list[Header]
     keep_alive: bool
     """The connection may serve another request."""
     trace: Trace
     verdict: Admitted | Problem
 
 
-class Origin(NamedTuple):
-    """Where a connection's requests come from."""
-
-    address: str
-    scheme: str
-    trusted: bool
-    """It is a proxy whose X-Forwarded-* are believed."""
-
-
 class Client(Protocol):
     """The connection that a request came on. Its body comes by callbacks."""
-
-    origin: Origin
 
     def write(self, data: bytes) -> bool:
         """Send `data`, and return whether more may follow at once."""
 
-    def common_headers(self) -> list[Header]:
-        """Return what stands in every answer."""
+    def common_lines(self) -> bytes:
+        """Return the header lines that stand in every answer."""
+
+    def origin_lines(self, host: bytes, chained: dict[bytes, list[bytes]]) -> bytes:
+        """Return the header lines that tell an instance where the request came from."""
 
     def expect_body(self, within_s: float) -> None:
         """Read the body, and tell the invocation if nothing comes of it for so long."""

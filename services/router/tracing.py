@@ -6,11 +6,10 @@ demand, a cold start, events), so one word finds all of it.
 
 import re
 from collections.abc import Iterable
+from random import getrandbits
 from typing import Final
 
 import msgspec
-
-from schemas.names import new_correlation_id
 
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:~-]{0,127}\Z")
 _TRACEPARENT: Final = re.compile(rb"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}\Z")
@@ -36,10 +35,21 @@ def read_trace(headers: Iterable[tuple[bytes, bytes]]) -> Trace:
             # All zeros are invalid ids (W3C Trace Context, section 3.2.2).
             if found is not None and int(found[1], 16) and int(found[2], 16):
                 traceparent = value.decode("ascii")
+    if not request_id and not traceparent:
+        return fresh_trace()
     if not request_id:
-        request_id = traceparent[3:35] if traceparent else new_correlation_id()
+        request_id = traceparent[3:35]
     if not traceparent:
-        fresh = new_correlation_id()
-        trace = request_id if _HEX_ID.match(request_id) and int(request_id, 16) else fresh
-        traceparent = f"00-{trace}-{fresh[:16]}-00"
+        fresh = fresh_trace()
+        if _HEX_ID.match(request_id) and int(request_id, 16):
+            traceparent = f"00-{request_id}-{fresh.request_id[:16]}-00"
+        else:
+            traceparent = fresh.traceparent
     return Trace(request_id, traceparent)
+
+
+def fresh_trace() -> Trace:
+    """Return the ids of a request that brings none."""
+    # Ids are no secrets. One draw of the generator is a fifth of two calls of the system.
+    digits = f"{getrandbits(192):048x}"
+    return Trace(digits[:32], f"00-{digits[:32]}-{digits[32:]}-00")

@@ -15,13 +15,16 @@ because a request that uses one holds one of its slots.
 # ruff: noqa: N818 - the names say what happened; a suffix would add nothing
 
 import asyncio
+import contextlib
 from typing import Final, Protocol
 
 import httptools
 
 from schemas.endpoints import Endpoint
+from services.router.answer import AnswerHead
 from services.router.deadline import Deadline
 from services.router.framing import Header
+from services.router.heads import END, Heads
 from services.router.retry import Failure
 
 _HEAD_BYTES: Final = 64 * 1024
@@ -42,8 +45,8 @@ class Receiver(Protocol):
     def on_continue(self) -> None:
         """The instance will take the body (RFC 9110, section 15.2.1)."""
 
-    def on_head(self, status: int, headers: list[Header], data: bytes, ended: bool) -> None:
-        """The final answer's head, names in lower case, and what came of the body with it."""
+    def on_head(self, head: AnswerHead, data: bytes, ended: bool) -> None:
+        """The final answer's head, and what came of the body with it."""
 
     def on_data(self, data: bytes, ended: bool) -> None:
         """More of the body, or its end, or both."""
@@ -68,6 +71,8 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._receiver: Receiver | None = None
+        self._fresh = True
+        """Nothing of the present answer has come, and it may be one that is known."""
         self._status = 0
         """0 until the answer's head is read."""
         self._headers: list[Header] = []
@@ -98,6 +103,7 @@ class Connection(asyncio.Protocol):
         """Begin a request; `data` is its head and what there is of its body."""
         self._receiver = receiver
         self._head_only = method == "HEAD"
+        self._fresh = not self._head_only
         self._request_sent = False
         if self._transport is not None:
             self._transport.write(data)
@@ -152,6 +158,9 @@ class Connection(asyncio.Protocol):
             self._pool.forget(self)
             self.close()
             return
+        first, self._fresh = self._fresh, False
+        if first and self._tell_known(self._receiver, data):
+            return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
@@ -169,6 +178,8 @@ class Connection(asyncio.Protocol):
                 self._continued = False
                 self._receiver.on_continue()
         elif self._pieces or self._ended or not self._head_told:
+            if first and self._ended:
+                self._learn(data)
             self._tell()
 
     def eof_received(self) -> None:
@@ -240,7 +251,7 @@ class Connection(asyncio.Protocol):
             return
         pieces = self._pieces
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        status, headers, told, ended = self._status, self._headers, self._head_told, self._ended
+        head, told, ended = AnswerHead(self._status, self._headers), self._head_told, self._ended
         if pieces:
             self._pieces = []
         if ended:
@@ -250,7 +261,27 @@ class Connection(asyncio.Protocol):
         if told:
             receiver.on_data(data, ended)
         else:
-            receiver.on_head(status, headers, data, ended)
+            receiver.on_head(head, data, ended)
+
+    def _tell_known(self, receiver: Receiver, data: bytes) -> bool:
+        """Tell of a whole answer whose head is known. False if `data` is none."""
+        end = data.find(END) + len(END)
+        head = self._pool.heads.known.get(data[:end])
+        if head is None or len(data) != end + head.length:
+            return False
+        # The parser stands between two answers, and stays there.
+        self._keep_alive = True
+        self._release()
+        receiver.on_head(head, data[end:], True)
+        return True
+
+    def _learn(self, data: bytes) -> None:
+        """Remember the head of an answer that came in one piece, to know it again."""
+        end = data.find(END) + len(END)
+        head = AnswerHead(self._status, self._headers)
+        with contextlib.suppress(ValueError):
+            if self._keep_alive and not self._broken and len(data) == end + head.length:
+                self._pool.heads.learn(data[:end], head)
 
     def _release(self) -> None:
         """Make ready for the next call, or close if there can be none."""
@@ -285,6 +316,8 @@ class Pool:
 
     def __init__(self, connect_s: float, idle_s: float) -> None:
         self.loop = asyncio.get_running_loop()
+        self.heads: Heads[AnswerHead] = Heads()
+        """Those of answers that announced their length and came in one piece."""
         self.opened = 0
         """Connections opened since the start."""
         self._connect_s = connect_s

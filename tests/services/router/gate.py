@@ -11,7 +11,6 @@ from schemas.control import DemandReply, DemandRequest
 from schemas.endpoints import Endpoint
 from schemas.events import Event
 from services.router.framing import networks
-from services.router.invocation import Workings
 from services.router.invoke import Invocations
 from services.router.limits import Limits
 from services.router.metrics import Metrics
@@ -21,6 +20,7 @@ from services.router.slots import Slots
 from services.router.state import Function, State
 from services.router.table import Route
 from services.router.upstream import Pool
+from services.router.workings import Workings
 from tests.services.router.clients import Peer, Response, connect, request
 from tests.services.router.instances import Handler, Instance, echo
 
