@@ -44,8 +44,9 @@ def _fetch(*words: str, cwd: Path | None = None) -> None:
     try:
         run("apt-get", *words, env=_QUIET, cwd=cwd)
     except CommandError as error:
-        why = error.said.strip().splitlines()[-1:] or ["apt-get does not say why"]
-        raise UnfitError(f"Debian's packages cannot be fetched: {why[0]}") from error
+        said = error.said.strip().splitlines() or ["apt-get does not say why"]
+        why = next((line for line in said if "Failed to fetch" in line), said[-1])
+        raise UnfitError(f"Debian's packages cannot be fetched: {why}") from error
 
 
 class Suite:
