@@ -4,10 +4,14 @@ import asyncio
 import json
 import signal
 
+import msgspec
 import pytest
 
+from schemas import subjects
 from schemas.builds import BuildRequest
+from schemas.specs import FunctionSpec, Module
 from services.builder.registry import pull
+from services.bus.publish import publish
 from tests.cluster import lab
 from tests.cluster.kaniko import (
     POLICY,
@@ -71,6 +75,32 @@ async def test_a_builder_killed_in_mid_build_takes_the_result_of_the_job_that_ru
     assert (ended.state, ended.error) == ("ready", None)
     assert made(namespace) == 1
     assert (await pull(ended.image, POLICY)).module == SORT
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_job_is_ended_when_the_spec_names_another_module(
+    make_builder, environment, namespace, restarted
+):
+    # An executor that never comes: the Job runs until it is ended.
+    environment["KANIKO_EXECUTOR"] = "127.0.0.1:5000/no-such-executor:1"
+    builder = await make_builder(**environment, CANCEL_AFTER_S="0.5")
+    subject = subjects.SPECS.subject(kind="function", namespace="default", name="sort")
+    source = await builder.upload(SORT, "sort.wasm")
+    wanted = FunctionSpec(module=Module(source.sha256, source.file_name))
+    await publish(builder.bus, subject, msgspec.json.encode(wanted))
+    reply = await builder.request(BuildRequest(source))
+    await some_job(namespace)
+    if restarted:
+        await builder.end(signal.SIGKILL)
+
+    other = msgspec.structs.replace(wanted, module=Module("0" * 64, "other.wasm"))
+    await publish(builder.bus, subject, msgspec.json.encode(other))
+    if restarted:
+        await builder.start()
+
+    ended = await builder.record(reply.build.id, ("ready", "failed", "cancelled"), within_s=90)
+    assert ended.state == "cancelled"
+    await holds(lambda: jobs(namespace) == [])
 
 
 async def test_a_build_goes_on_after_the_api_server_was_away(make_builder, environment, namespace):

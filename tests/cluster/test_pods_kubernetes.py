@@ -15,8 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from schemas.control import KeeperHealth
 from schemas.pods import CONTROL_PORT, LABEL_DEDICATED, LABEL_NAMESPACE, LABEL_ROLE
+from services.kubernetes.api import ApiError
 from services.scheduler.pods import Pod, PodError
-from services.scheduler.pods.apiserver import ApiError, connect
+from services.scheduler.pods.apiserver import connect
 from services.scheduler.pods.kubernetes import KubernetesRuntime
 from services.scheduler.pods.manifest import KeeperPod
 from tests.cluster import keepers, lab

@@ -18,10 +18,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
-import aiohttp
-import msgspec
-from kubernetes_asyncio import config
-from kubernetes_asyncio.client import ApiClient, BatchV1Api, Configuration, CoreV1Api
+from kubernetes_asyncio.client import ApiClient, BatchV1Api, CoreV1Api
 
 from schemas.names import new_token, sha256_hex
 from services.builder.errors import Unavailable
@@ -30,6 +27,7 @@ from services.builder.images import Tell
 from services.builder.images import job as jobs
 from services.builder.images.contexts import Contexts
 from services.builder.images.settings import ImageSettings
+from services.kubernetes.api import ApiError, LoginError, answer, decode, login
 
 log = logging.getLogger(__name__)
 
@@ -143,17 +141,11 @@ class KanikoImages:
     @contextlib.asynccontextmanager
     async def _cluster(self) -> AsyncIterator["_Cluster"]:
         """Have the API server at hand while inside. Raises Unavailable for all it does wrong."""
-        configuration = Configuration()
         try:
-            if self._settings.kaniko_kubeconfig:
-                await config.load_kube_config(
-                    self._settings.kaniko_kubeconfig, client_configuration=configuration
-                )
-            else:
-                config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
-        except (config.ConfigException, OSError) as error:
-            raise Unavailable(f"cannot tell where the API server is: {error}") from error
-        async with ApiClient(configuration) as client:
+            client = await login(self._settings.kaniko_kubeconfig)
+        except LoginError as error:
+            raise Unavailable(str(error)) from error
+        async with client:
             yield _Cluster(client, self._settings.kaniko_namespace)
 
 
@@ -167,17 +159,14 @@ class _Cluster:
 
     async def find(self, name: str) -> jobs.Object | None:
         """Return the Job called `name`, or None if there is none."""
-        status, found = await _ask(
-            self._jobs.read_namespaced_job, name, self._namespace, also=MISSING
-        )
-        return None if status == MISSING else found
+        return await _ask(self._jobs.read_namespaced_job, name, self._namespace, also=MISSING)
 
     async def create(self, manifest: jobs.Manifest) -> jobs.Object:
         """Return the Job made by `manifest`."""
-        status, made = await _ask(
+        made = await _ask(
             self._jobs.create_namespaced_job, self._namespace, manifest, also=CONFLICT
         )
-        if status == CONFLICT:
+        if made is None:
             name = manifest["metadata"]["name"]
             raise Unavailable(f"the Job {name} of an earlier try is still there")
         return made
@@ -191,34 +180,27 @@ class _Cluster:
 
     async def pods(self, job: jobs.Object) -> list[jobs.Object]:
         """Return the pods of Jobs called as `job` is."""
-        _, found = await _ask(
+        found = await _ask(
             self._pods.list_namespaced_pod,
             self._namespace,
             label_selector=f"job-name={job['metadata']['name']}",
         )
-        return list(found.get("items") or ())
+        return list((found or {}).get("items") or ())
 
 
-async def _ask(what: Any, *words: Any, also: int = 0, **options: Any) -> tuple[int, jobs.Manifest]:
-    """Return status and JSON of an answer, which is a good one or has the status `also`.
+async def _ask(what: Any, *words: Any, also: int = 0, **options: Any) -> jobs.Manifest | None:
+    """Return the JSON of a good answer, or None for one with the status `also`.
 
     Raises:
         Unavailable: no answer, or another one.
     """
     try:
-        async with asyncio.timeout(ANSWER_S):
-            answer: Any = await what(*words, _preload_content=False, **options)
-            async with answer:
-                status, content = int(answer.status), await answer.read()
-        found = msgspec.json.decode(content, type=dict[str, Any])
-    except (aiohttp.ClientError, OSError, msgspec.DecodeError) as error:
-        # TimeoutError is an OSError.
-        reason = str(error) or type(error).__name__
-        raise Unavailable(f"the API server cannot be asked: {reason}") from error
-    if status not in (200, 201, 202, also):
-        said = str(found.get("message", ""))[:MAX_SAID]
-        raise Unavailable(f"the API server answers {status}: {said}")
-    return status, found
+        data = await answer(what, *words, within_s=ANSWER_S, **options)
+        return decode(data, dict[str, Any])
+    except ApiError as error:
+        if also and error.status == also:
+            return None
+        raise Unavailable(str(error)[:MAX_SAID]) from error
 
 
 def _write(place: Path, file_name: str, module: bytes) -> None:

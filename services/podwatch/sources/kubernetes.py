@@ -7,38 +7,35 @@ forgotten where it was (410), everything is listed again: only a list that was
 answered tells what is gone.
 """
 
-import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncGenerator, Mapping
 from datetime import datetime
-from typing import Any, Final, cast
+from typing import Any, Final, Literal
 
-import aiohttp
 import msgspec
-from kubernetes_asyncio import config
-from kubernetes_asyncio.client import ApiClient, Configuration, CoreV1Api
+from kubernetes_asyncio.client import ApiClient, CoreV1Api
 
 from schemas.pods import CONTAINERS, LABEL_ROLE
+from services.kubernetes.api import ApiError, login, watch, whole_list
+from services.kubernetes.informer import Changed, Listed, Removed, follow
+from services.kubernetes.objects import ListMetadata, WatchEvent
 from services.podwatch.sources import PodGone, PodSeen, Sighting, Snapshot
 from services.podwatch.sources.sandboxes import RESTARTED, ended, port
-
-log = logging.getLogger(__name__)
 
 REMOVED: Final = "it was deleted"
 LOGS: Final = "/var/log/pods"
 """Where every kubelet has its containers' logs."""
 
-_WATCH_S: Final = 60
-"""How long to watch before everything is listed again."""
-_ANSWER_S: Final = 15.0
-_RETRY_S: Final = 0.2
-_RETRY_MAX_S: Final = 5.0
-_MAX_EVENT_BYTES: Final = 4 * 1024 * 1024
+Pod = Mapping[str, Any]
+"""A pod as it stands in the API's JSON."""
 
 
-class ApiTrouble(Exception):  # noqa: N818 - it is the cluster's
-    """The API server cannot be reached, or refuses."""
+class _PodList(msgspec.Struct, frozen=True):
+    """All pods that were asked for. Whatever else is answered is no list."""
+
+    kind: Literal["PodList"]
+    metadata: ListMetadata
+    items: list[dict[str, Any]]
 
 
 class KubernetesSource:
@@ -48,118 +45,70 @@ class KubernetesSource:
         self._node = node
         self._namespace = namespace
         self._kubeconfig = kubeconfig
-        self._complaint = ""
 
     async def follow(self) -> AsyncGenerator[Sighting, None]:
         """Yield a snapshot, then changes. See `PodSource.follow`."""
-        retry_s = _RETRY_S
-        while True:
-            try:
-                async with contextlib.aclosing(self._follow()) as sightings:
-                    async for sighting in sightings:
-                        retry_s = _RETRY_S
-                        self._complaint = ""
-                        yield sighting
-            except (
-                ApiTrouble,
-                OSError,
-                aiohttp.ClientError,
-                msgspec.DecodeError,
-                config.ConfigException,
-            ) as error:
-                # TimeoutError is an OSError.
-                self._complain(str(error) or type(error).__name__)
-            await asyncio.sleep(retry_s)
-            retry_s = min(retry_s * 2, _RETRY_MAX_S)
-
-    async def _follow(self) -> AsyncGenerator[Sighting, None]:
-        """Yield from one client, for as long as it is of use.
-
-        Raises:
-            ApiTrouble, OSError, ConfigException, ClientError: it is of no use any more.
-        """
-        configuration = Configuration()
-        if self._kubeconfig:
-            await config.load_kube_config(self._kubeconfig, client_configuration=configuration)
-        else:
-            config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
-        async with ApiClient(configuration) as client:
-            pods = CoreV1Api(client)
-            while True:
-                version, listed = await self._list(pods)
-                running: dict[str, PodSeen] = {}
-                for pod in listed:
-                    for sighting in look(pod, running):
-                        yield sighting
-                yield Snapshot(tuple(running.values()))
-                async with contextlib.aclosing(self._watch(pods, version)) as events:
-                    async for what, pod in events:
-                        if what == "DELETED":
-                            if running.pop(pod["metadata"]["uid"], None) is not None:
-                                yield PodGone(pod["metadata"]["uid"], REMOVED)
-                        else:
-                            for sighting in look(pod, running):
-                                yield sighting
-
-    async def _list(self, pods: CoreV1Api) -> tuple[str, list["Pod"]]:
-        """Return the version of the list, and the keepers of this node."""
-        async with asyncio.timeout(_ANSWER_S), await self._ask(pods) as answer:
-            found = msgspec.json.decode(await answer.read())
-        return found["metadata"]["resourceVersion"], found["items"]
-
-    async def _watch(
-        self, pods: CoreV1Api, version: str
-    ) -> AsyncGenerator[tuple[str, "Pod"], None]:
-        """Yield what happens after `version`, until it is time to list again."""
-        async with asyncio.timeout(_ANSWER_S):
-            answer = await self._ask(
-                pods, watch=True, resource_version=version, timeout_seconds=_WATCH_S
-            )
-        async with answer:
-            rest = b""
-            # The server ends it in time; if it does not, it is not there any more.
-            ends = asyncio.get_running_loop().time() + _WATCH_S + _ANSWER_S
-            while True:
-                async with asyncio.timeout_at(ends):
-                    data = await answer.content.readany()
-                if not data:
-                    return
-                *lines, rest = (rest + data).split(b"\n")
-                if len(rest) > _MAX_EVENT_BYTES:
-                    raise ApiTrouble(f"an event is longer than {_MAX_EVENT_BYTES} bytes")
-                for line in lines:
-                    event = msgspec.json.decode(line)
-                    if event["type"] == "ERROR":
-                        # Such as a version that the server has forgotten: list again.
-                        log.info("the watch ended: %s", event["object"].get("message"))
-                        return
-                    yield event["type"], event["object"]
-
-    async def _ask(self, pods: CoreV1Api, **more: Any) -> aiohttp.ClientResponse:
-        """Return the answer to a list or a watch, its body unread."""
-        answer: Any = await pods.list_namespaced_pod(
-            self._namespace,
+        running: dict[str, PodSeen] = {}
+        pods = _Pods(self._node, self._namespace, self._kubeconfig)
+        news = follow(
+            pods,
             field_selector=f"spec.nodeName={self._node}",
             label_selector=f"{LABEL_ROLE} in ({','.join(CONTAINERS)})",
-            _preload_content=False,
-            **more,
         )
-        if answer.status != 200:
-            async with answer:
-                said = (await answer.read())[:500].decode("utf-8", "replace")
-            raise ApiTrouble(f"the API server answers {answer.status}: {said}")
-        # Without preloading it is the response itself, whatever the method's type says.
-        return cast("aiohttp.ClientResponse", answer)
+        async with contextlib.AsyncExitStack() as ending:
+            ending.push_async_callback(pods.close)
+            await ending.enter_async_context(contextlib.aclosing(news))
+            async for one in news:
+                match one:
+                    case Listed(listed):
+                        running = {}
+                        for pod in listed:
+                            for sighting in look(pod, running):
+                                yield sighting
+                        yield Snapshot(tuple(running.values()))
+                    case Removed(pod):
+                        if running.pop(pod["metadata"]["uid"], None) is not None:
+                            yield PodGone(pod["metadata"]["uid"], REMOVED)
+                    case Changed(pod):
+                        for sighting in look(pod, running):
+                            yield sighting
 
-    def _complain(self, text: str) -> None:
-        """Log why nothing can be told, once."""
-        if text != self._complaint:
-            self._complaint = text
-            log.warning("cannot follow the pods of %s: %s", self._node, text)
 
+class _Pods:
+    """The pods of one namespace, asked for over a connection that is made anew after trouble."""
 
-Pod = Mapping[str, Any]
-"""A pod as it stands in the API's JSON."""
+    kind = dict[str, Any]
+
+    def __init__(self, node: str, namespace: str, kubeconfig: str) -> None:
+        self.what = f"the pods of {node}"
+        self._namespace = namespace
+        self._kubeconfig = kubeconfig
+        self._client: ApiClient | None = None
+
+    async def list(self, **selectors: str) -> _PodList:
+        """Return all pods. Raises ApiError, LoginError."""
+        # What tells how to log in may have changed as well.
+        if self._client is None:
+            self._client = await login(self._kubeconfig)
+        try:
+            return await whole_list(self._call(), _PodList, self._namespace, **selectors)
+        except ApiError:
+            await self.close()
+            raise
+
+    def watch(self, version: str, **selectors: str) -> AsyncGenerator[WatchEvent, None]:
+        """Yield what happened after `version`. Raises ApiError."""
+        return watch(self._call(), version, self._namespace, **selectors)
+
+    async def close(self) -> None:
+        """Let go of the connection, if there is one."""
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+
+    def _call(self) -> Any:
+        assert self._client is not None  # noqa: S101 - what is watched was listed before
+        return CoreV1Api(self._client).list_namespaced_pod
 
 
 def look(pod: Pod, running: dict[str, PodSeen]) -> list[Sighting]:

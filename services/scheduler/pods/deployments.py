@@ -12,11 +12,12 @@ from typing import Final
 
 from schemas.active import ActiveFunction
 from schemas.pods import LABEL_ROLE, ROLE_FUNCTION
+from services.kubernetes.api import ApiError
+from services.kubernetes.informer import Changed, Listed, Removed, follow
 from services.scheduler.pods import PodError
-from services.scheduler.pods.apiserver import ApiError, ApiServer
+from services.scheduler.pods.apiserver import ApiServer
 from services.scheduler.pods.deployment import deployment, name_of, revision_of
 from services.scheduler.pods.hindrances import of_deployment, of_pod
-from services.scheduler.pods.informer import Changed, Listed, Removed, follow
 from services.scheduler.pods.manifest import KeeperPod
 from services.scheduler.pods.native import (
     Native,

@@ -19,9 +19,10 @@ from typing import Final, TypeVar
 import msgspec
 
 from schemas.pods import LABEL_NAMESPACE, LABEL_ROLE, ROLE_KEEPER
+from services.kubernetes.api import ApiError
+from services.kubernetes.informer import Changed, Listed, Removed, follow
 from services.scheduler.pods import Pod, PodError
-from services.scheduler.pods.apiserver import ApiError, ApiServer
-from services.scheduler.pods.informer import Changed, Listed, Removed, follow
+from services.scheduler.pods.apiserver import ApiServer
 from services.scheduler.pods.manifest import TEMPLATE, KeeperPod, keeper_pod, template
 from services.scheduler.pods.objects import (
     ApiPod,

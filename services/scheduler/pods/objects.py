@@ -4,14 +4,12 @@ Pure. What is not read here may be there or not, and may change its type with
 the next version of Kubernetes.
 """
 
-from typing import Final, Literal
+from typing import Literal
 
 import msgspec
 
 from schemas.pods import KEEPER_CONTAINER
-
-GONE: Final = 410
-"""The code of an event that says: this server has forgotten what came after that version."""
+from services.kubernetes.objects import ListMetadata
 
 
 class Metadata(msgspec.Struct, frozen=True, rename="camel"):
@@ -80,14 +78,6 @@ class ServiceAccount(msgspec.Struct, frozen=True):
     metadata: Metadata
 
 
-class ListMetadata(msgspec.Struct, frozen=True, rename="camel"):
-    """Where a list stands among all changes."""
-
-    resource_version: str
-    more: str = msgspec.field(name="continue", default="")
-    """There is more of it than was sent."""
-
-
 class PodList(msgspec.Struct, frozen=True):
     """All pods that were asked for. Whatever else is answered is no list."""
 
@@ -122,20 +112,6 @@ class DeploymentList(msgspec.Struct, frozen=True):
     kind: Literal["DeploymentList"]
     metadata: ListMetadata
     items: list[ApiDeployment]
-
-
-class WatchEvent(msgspec.Struct, frozen=True):
-    """One line of a watch."""
-
-    type: Literal["ADDED", "MODIFIED", "DELETED", "ERROR"]
-    object: msgspec.Raw
-
-
-class Problem(msgspec.Struct, frozen=True):
-    """The `Status` object: why the API server did not do it."""
-
-    message: str = ""
-    code: int = 0
 
 
 def has_ended(pod: ApiPod) -> bool:
