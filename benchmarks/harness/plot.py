@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
 DISTRIBUTION: Final = 50
 """With so many samples a figure is a distribution, and drawn as one."""
+MANY: Final = 6
+"""More bars side by side need room for their names."""
+CHARACTERS: Final = 36
+"""More under an axis is set askew."""
+MAGNITUDES: Final = 50
+"""Bars that differ by more are drawn on a logarithmic scale."""
 _COLOURS: Final = ("#5b7fa6", "#8aa9b8", "#d9822b", "#6a994e", "#a26769")
 _OURS: Final = "#d9822b"
 _OUR_NAMES: Final = ("router", "keeper", "platform")
@@ -36,9 +42,9 @@ def draw(result: Result, directory: Path, groups: Sequence[str] = ()) -> list[Pa
         return []
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    drawing, axes = plt.subplots(
-        rows, columns, figsize=(3.4 * columns, 2.5 * rows), squeeze=False, layout="constrained"
-    )
+    width = 3.4 if max(map(len, panels)) <= MANY else 6.8
+    size = (max(6.8, width * columns), 2.5 * rows)
+    drawing, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     flat = [one for row in axes for one in row]
     for axis, panel in zip(flat, panels, strict=False):
         if all(len(s) >= DISTRIBUTION for f in panel for s in f.samples.values()):
@@ -67,6 +73,12 @@ def _panels(figures: Sequence[Figure], groups: Sequence[str]) -> list[list[Figur
     return list(panels.values())
 
 
+def _labels(names: list[str]) -> list[str]:
+    """Return `names` without the words that all begin with."""
+    shared = {name.rpartition(", ")[0] for name in names}
+    return [name.rpartition(", ")[2] for name in names] if len(shared) == 1 else names
+
+
 def _colour(contestant: str, position: int) -> str:
     if contestant.partition(",")[0] in _OUR_NAMES and "," not in contestant:
         return _OURS
@@ -91,7 +103,14 @@ def _bars(axis: "Axes", panel: list[Figure]) -> None:
                 error_kw={"linewidth": 0.7, "capsize": 1.5},
                 label=name if place == 0 else None,
             )
-    axis.set_xticks(range(len(panel)), [figure.name.rpartition(", ")[2] for figure in panel])
+    labels = _labels([figure.name for figure in panel])
+    long = len("".join(labels)) > CHARACTERS
+    axis.set_xticks(
+        range(len(panel)), labels, rotation=30 if long else 0, ha="right" if long else "center"
+    )
+    heights = [figure.spread(name).p50 for figure in panel for name in figure.samples]
+    if len(labels) > MANY and max(heights) > MAGNITUDES * min(heights):
+        axis.set_yscale("log")
     axis.set_title(panel[0].group or panel[0].name, fontsize=8)
     axis.set_ylabel(panel[0].unit)
     if len(names) > 1 or panel[0].name != names[0]:
