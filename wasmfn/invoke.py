@@ -31,6 +31,8 @@ class Answer(msgspec.Struct, frozen=True):
     """From the first byte sent to the last one received."""
     request_id: str
     """Stands in the event log as the correlation of what the call caused."""
+    location: str = ""
+    """Where an accepted call that is not waited for tells of itself: a path at the router."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -56,8 +58,9 @@ def call(
     *,
     method: str = "POST",
     timeout_s: float = 120.0,
+    more: Mapping[str, str] | None = None,
 ) -> Answer:
-    """Send one request to the router at `http_url`.
+    """Send one request to the router at `http_url`, with `more` headers.
 
     Raises:
         UnreachableError: the router does not answer.
@@ -70,6 +73,7 @@ def call(
         # Names the trace too, so that the event log and a tracing system agree.
         "traceparent": f"00-{request_id}-{request_id[:16]}-01",
         **({"host": route.host} if route.host else {}),
+        **(more or {}),
     }
     link = (http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection)(
         parts.netloc, timeout=timeout_s
@@ -93,6 +97,7 @@ def call(
         body=answer,
         milliseconds=(time.monotonic() - begin) * 1000,
         request_id=response.headers.get("x-request-id", request_id),
+        location=response.headers.get("location", ""),
     )
 
 

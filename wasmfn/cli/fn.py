@@ -1,16 +1,16 @@
 """`wasmfn fn`: functions."""
 
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import msgspec
 
 from schemas.specs import FunctionSpec
+from wasmfn.cli.calling import invoke_and_show
 from wasmfn.cli.flags import MODULE_FILE, function_options, with_flags
-from wasmfn.cli.output import note, write, write_bytes
+from wasmfn.cli.output import note, write
 from wasmfn.cli.parameters import NAME, SPAN
 from wasmfn.cli.publishing import create_object, update_object, upload
 from wasmfn.cli.reading import (
@@ -24,12 +24,8 @@ from wasmfn.cli.reading import (
 )
 from wasmfn.cli.session import Session, with_session
 from wasmfn.cli.verb import VerbGroup
-from wasmfn.errors import RejectedError, UnreachableError, WasmfnError
 from wasmfn.objects import Key, Object
-from wasmfn.render import Span, duration, log_line, phase, printable
-
-if TYPE_CHECKING:
-    from wasmfn.invoke import Answer
+from wasmfn.render import Span, log_line, phase
 
 _code_option = click.option("--code", type=MODULE_FILE, metavar="FILE.wasm", help="The module.")
 _image_option = click.option("--image", metavar="REF", help="An OCI image with the module.")
@@ -142,28 +138,7 @@ async def test(
       wasmfn fn test sort -- -3 7
       echo hello | wasmfn fn test echo --stdin
     """
-    # Only this verb speaks HTTP, and http.client takes its time to import.
-    from wasmfn.invoke import call, callable_route  # noqa: PLC0415
-
-    key = Key("function", session.namespace, name)
-    async with session.connect() as client:
-        found = await client.get(key)
-        route, method = callable_route(key, await client.objects("route", session.namespace))
-    http_url = http or session.platform().http_url
-    if http_url is None:
-        raise UnreachableError("where the router is, is not known; say it with --http")
-    interface = found.spec.interface if isinstance(found.spec, FunctionSpec) else "args"
-    data = sys.stdin.buffer.read() if from_stdin else b""
-    if interface == "args":
-        body, content_type = _args_body(arguments, data), "application/json"
-    elif arguments:
-        raise click.UsageError(
-            f"{name} takes its input from the request's body (interface {interface}); use --stdin"
-        )
-    else:
-        body, content_type = data, "application/octet-stream"
-    answer = call(http_url, route, body, content_type, method=method)
-    _show(answer, interface, raw=raw)
+    await invoke_and_show(session, name, arguments, http=http, from_stdin=from_stdin, raw=raw)
 
 
 @fn.command()
@@ -193,38 +168,6 @@ async def logs(session: Session, name: str, since: float, form: str, *, follow: 
 def _one_source(code: Path | None, image: str | None) -> None:
     if code is not None and image is not None:
         raise click.UsageError("give --code or --image, not both")
-
-
-def _args_body(arguments: tuple[str, ...], stdin: bytes) -> bytes:
-    request: dict[str, Any] = {"args": list(arguments)}
-    if stdin:
-        try:
-            request["stdin"] = stdin.decode()
-        except UnicodeDecodeError as error:
-            raise click.UsageError(
-                "this stdin is not UTF-8; bytes of any kind need a function with --interface stdin"
-            ) from error
-    return msgspec.json.encode(request)
-
-
-def _show(answer: "Answer", interface: str, *, raw: bool) -> None:
-    """Print an answer; what is not output goes to stderr."""
-    from wasmfn.invoke import outcome_of, problem_of  # noqa: PLC0415 - see `test`
-
-    took = duration(answer.milliseconds)
-    if raw or interface != "args":
-        if not raw and answer.status >= 400:
-            raise RejectedError(problem_of(answer))
-        write_bytes(answer.body)
-        note(f"HTTP {answer.status} in {took}")
-        return
-    outcome = outcome_of(answer)
-    write(*(printable(line) if sys.stdout.isatty() else line for line in outcome.output))
-    for line in outcome.stderr.splitlines():
-        note(f"stderr: {printable(line)}")
-    note(f"status {outcome.status} in {took}")
-    if outcome.status != 0 or answer.status != 200:
-        raise WasmfnError(f"the function failed: {printable(outcome.error) or 'it says nothing'}")
 
 
 def _row(thing: Object) -> tuple[str | Span, ...]:

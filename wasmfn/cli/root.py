@@ -32,6 +32,14 @@ SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "route": ("route:route", "Routes: from a method and a path to a function."),
         "secret": ("secret:secret", "Secrets of functions on this machine."),
     },
+    "Invocations": {
+        "invoke": ("invoke:invoke", "Call a function by its route, and wait for it or not."),
+        "invocations": (
+            "invocations:invocations",
+            "Invocations that nobody waits for: list, get.",
+        ),
+        "dead": ("dead:dead", "Dead letters: list, get, redrive, discard."),
+    },
     "Cluster": {
         "install": ("install:install", "Install or upgrade the platform in a Kubernetes cluster."),
         "uninstall": (

@@ -1,0 +1,87 @@
+"""Invocations that nobody waits for, and dead letters, as a user types them."""
+
+import contextlib
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.scenarios.platforms.local import LocalPlatform
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+DOCUMENT = """
+kind: function
+name: {name}
+module: {{file: {module}}}
+asynchronous:
+  retry: {{attempts: 2, first_delay_s: 0}}
+"""
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPlatform]:
+    with contextlib.closing(LocalPlatform(tmp_path_factory.mktemp("cli"))) as platform:
+        platform.start()
+        yield platform
+
+
+def ok(platform: LocalPlatform, *arguments: str, stdin: bytes = b"") -> str:
+    done = platform.cli(*arguments, stdin=stdin)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
+
+
+def deploy(platform: LocalPlatform, name: str, example: str) -> None:
+    module = EXAMPLES / example / f"{example}.wasm"
+    ok(platform, "apply", "-f", "-", stdin=DOCUMENT.format(name=name, module=module).encode())
+    ok(platform, "route", "create", "--url", f"/{name}", "--function", name)
+
+
+def until_state(platform: LocalPlatform, name: str, identity: str, state: str) -> dict[str, object]:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        told = json.loads(ok(platform, "invocations", "get", name, identity, "-o", "json"))
+        if told["state"] == state:
+            return dict(told)
+    raise AssertionError(f"it is {told['state']}, not {state}")
+
+
+def test_invoke_waits_or_says_where_the_result_will_be(platform: LocalPlatform) -> None:
+    deploy(platform, "sort", "sort")
+    assert ok(platform, "invoke", "sort", "3", "1", "2") == "1 2 3\n"
+    said = ok(platform, "invoke", "sort", "9", "8", "--async", "--idempotency-key", "k").strip()
+    assert re.fullmatch(rf"{platform.http}/\.wasmfn/invocations/default/sort/[0-9a-f]{{32}}", said)
+    again = ok(platform, "invoke", "sort", "9", "8", "--async", "--idempotency-key", "k")
+    assert again.strip() == said
+    identity = said.rpartition("/")[2]
+    told = until_state(platform, "sort", identity, "done")
+    assert json.loads(told["answer"]["body"])["output"] == ["8 9"]  # type: ignore[index]
+    assert identity in ok(platform, "invocations", "list", "--function", "sort", "-o", "name")
+    assert "done" in ok(platform, "invocations", "get", "sort", identity)
+    missing = platform.cli("invocations", "get", "sort", "0" * 32)
+    assert missing.returncode == 4
+
+
+def test_dead_letters_are_listed_shown_sent_back_and_thrown_away(platform: LocalPlatform) -> None:
+    deploy(platform, "traps", "trap")
+    for _ in range(2):
+        said = ok(platform, "invoke", "traps", "--async").strip()
+        until_state(platform, "traps", said.rpartition("/")[2], "dead")
+    one, other = ok(platform, "dead", "list", "--function", "traps", "-o", "name").split()
+    assert "attempts-spent" in ok(platform, "dead", "list")
+    letter = yaml.safe_load(ok(platform, "dead", "get", "traps", one))
+    assert letter["reason"] == "attempts-spent"
+    assert [attempt["status"] for attempt in letter["attempts"]] == [500, 500]
+    assert json.loads(letter["invocation"]["body"]) == {"args": []}
+    ok(platform, "dead", "discard", "traps", other)
+    assert ok(platform, "dead", "list", "-o", "name").split() == [one]
+    ok(platform, "dead", "redrive", "traps", one)
+    until_state(platform, "traps", one, "dead")
+    assert platform.cli("dead", "redrive", "traps", other).returncode == 5
+    assert platform.cli("dead", "get", "traps", other).returncode == 4
+    ok(platform, "dead", "discard", "traps", "--all")
+    assert json.loads(ok(platform, "dead", "list", "-o", "json")) == []

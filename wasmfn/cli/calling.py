@@ -1,0 +1,103 @@
+"""Call a function through the router and show what came back: `fn test` and `invoke`."""
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from schemas.specs import FunctionSpec
+from wasmfn.cli.output import note, write, write_bytes
+from wasmfn.cli.session import Session
+from wasmfn.errors import RejectedError, UnreachableError, WasmfnError
+from wasmfn.objects import Key
+from wasmfn.render import duration, printable
+
+if TYPE_CHECKING:
+    from wasmfn.invoke import Answer
+
+ACCEPTED = 202
+
+
+async def invoke_and_show(
+    session: Session,
+    name: str,
+    arguments: tuple[str, ...],
+    *,
+    http: str | None,
+    from_stdin: bool,
+    raw: bool,
+    wait: bool = True,
+    key: str | None = None,
+) -> None:
+    """Call a function by one of its routes; without `wait` print where its result will be.
+
+    Raises:
+        MissingError: there is no such function, or no route to call it by.
+        WasmfnError: the function failed, or the platform did not take the call.
+    """
+    # Only these verbs speak HTTP, and http.client takes its time to import.
+    from wasmfn.invoke import call, callable_route, problem_of  # noqa: PLC0415
+
+    function = Key("function", session.namespace, name)
+    async with session.connect() as client:
+        found = await client.get(function)
+        route, method = callable_route(function, await client.objects("route", session.namespace))
+    http_url = http or session.platform().http_url
+    if http_url is None:
+        raise UnreachableError("where the router is, is not known; say it with --http")
+    interface = found.spec.interface if isinstance(found.spec, FunctionSpec) else "args"
+    data = sys.stdin.buffer.read() if from_stdin else b""
+    if interface == "args":
+        body, content_type = _args_body(arguments, data), "application/json"
+    elif arguments:
+        raise click.UsageError(
+            f"{name} takes its input from the request's body (interface {interface}); use --stdin"
+        )
+    else:
+        body, content_type = data, "application/octet-stream"
+    if wait:
+        answer = call(http_url, route, body, content_type, method=method)
+        show(answer, interface, raw=raw)
+        return
+    more = {"prefer": "respond-async", **({"idempotency-key": key} if key else {})}
+    answer = call(http_url, route, body, content_type, method=method, more=more)
+    if answer.status != ACCEPTED:
+        raise RejectedError(problem_of(answer))
+    write(http_url.rstrip("/") + answer.location)
+    number = answer.location.rpartition("/")[2]
+    note(
+        f"accepted in {duration(answer.milliseconds)}; see `wasmfn invocations get {name} {number}`"
+    )
+
+
+def _args_body(arguments: tuple[str, ...], stdin: bytes) -> bytes:
+    request: dict[str, Any] = {"args": list(arguments)}
+    if stdin:
+        try:
+            request["stdin"] = stdin.decode()
+        except UnicodeDecodeError as error:
+            raise click.UsageError(
+                "this stdin is not UTF-8; bytes of any kind need a function with --interface stdin"
+            ) from error
+    return msgspec.json.encode(request)
+
+
+def show(answer: "Answer", interface: str, *, raw: bool) -> None:
+    """Print an answer; what is not output goes to stderr."""
+    from wasmfn.invoke import outcome_of, problem_of  # noqa: PLC0415 - see above
+
+    took = duration(answer.milliseconds)
+    if raw or interface != "args":
+        if not raw and answer.status >= 400:
+            raise RejectedError(problem_of(answer))
+        write_bytes(answer.body)
+        note(f"HTTP {answer.status} in {took}")
+        return
+    outcome = outcome_of(answer)
+    write(*(printable(line) if sys.stdout.isatty() else line for line in outcome.output))
+    for line in outcome.stderr.splitlines():
+        note(f"stderr: {printable(line)}")
+    note(f"status {outcome.status} in {took}")
+    if outcome.status != 0 or answer.status != 200:
+        raise WasmfnError(f"the function failed: {printable(outcome.error) or 'it says nothing'}")

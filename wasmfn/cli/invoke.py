@@ -1,0 +1,50 @@
+"""`wasmfn invoke`: call a function, and wait for it or not."""
+
+import click
+
+from wasmfn.cli.calling import invoke_and_show
+from wasmfn.cli.parameters import NAME
+from wasmfn.cli.session import Session, with_session
+from wasmfn.cli.verb import Verb
+
+
+@click.command(cls=Verb, context_settings={"ignore_unknown_options": True})
+@click.argument("name", type=NAME)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.option("--async", "detached", is_flag=True, help="Do not wait; print where its result is.")
+@click.option(
+    "--idempotency-key", "key", metavar="KEY",
+    help="With --async: the same key is the same invocation.",
+)  # fmt: skip
+@click.option("--stdin", "from_stdin", is_flag=True, help="Send this command's stdin along.")
+@click.option("--raw", is_flag=True, help="Print the answer's body as it came.")
+@click.option("--http", envvar="WASMFN_HTTP", metavar="URL", help="The router (WASMFN_HTTP).")
+@with_session
+async def invoke(
+    session: Session,
+    name: str,
+    arguments: tuple[str, ...],
+    key: str | None,
+    http: str | None,
+    *,
+    detached: bool,
+    from_stdin: bool,
+    raw: bool,
+) -> None:
+    """Call a function by its route, and wait for it or not.
+
+    With --async the platform promises to run it at least once: it is stored
+    when this returns, tried again when it fails, and in the end it is done or
+    among the dead letters.
+
+    Examples:
+      wasmfn invoke sort 3 1 2
+      wasmfn invoke sort 3 1 2 --async
+      wasmfn invoke sort 3 1 2 --async --idempotency-key order-17
+    """
+    if key is not None and not detached:
+        raise click.UsageError("an idempotency key goes with --async")
+    await invoke_and_show(
+        session, name, arguments,
+        http=http, from_stdin=from_stdin, raw=raw, wait=not detached, key=key,
+    )  # fmt: skip

@@ -1,0 +1,141 @@
+"""Asynchronous invocations as a person sees them: where each is, and the dead ones.
+
+The three places are read from the bus like everything else. What becomes of a
+dead letter is asked of a router, which alone writes there.
+"""
+
+import contextlib
+from typing import Final, TypeVar
+
+import msgspec
+import nats.errors
+from nats.js import errors as js_errors
+
+from schemas import subjects
+from schemas.invocations import DeadLetter, DeadReply, DeadRequest, Result
+from schemas.streams import DEAD, INVOCATIONS, RESULTS, Stream
+from wasmfn import access
+from wasmfn.client import Client
+from wasmfn.errors import MissingError, RejectedError, UnreachableError
+
+_ASK_S: Final = 10.0
+
+R = TypeVar("R", Result, DeadLetter)
+
+
+class Place(msgspec.Struct, frozen=True, order=True):
+    """The name of an invocation."""
+
+    namespace: str
+    function: str
+    id: str
+
+
+class Queued(msgspec.Struct, frozen=True):
+    """One that waits or runs, of which nothing else is written yet."""
+
+    namespace: str
+    function: str
+    id: str
+    state: str = "accepted"
+
+
+class Invocations:
+    """Reads invocations and dead letters over the connection of a client."""
+
+    def __init__(self, client: Client) -> None:
+        self._bus = client.bus
+
+    async def listed(self, namespace: str, function: str | None = None) -> list[Queued | Result]:
+        """Return what is known, by function: first what waits, then by the time of a change."""
+        tokens = {"namespace": namespace} | ({"function": function} if function else {})
+        with access.translated():
+            waiting = await self._names(INVOCATIONS, tokens)
+            told = [
+                result
+                for name in await self._names(RESULTS, tokens)
+                if (result := await self._read(RESULTS, name, Result)) is not None
+            ]
+        known = {Place(one.namespace, one.function, one.id) for one in told}
+        told.sort(key=lambda one: (one.function, one.changed_at))
+        return [
+            *(Queued(name.namespace, name.function, name.id) for name in waiting - known),
+            *told,
+        ]
+
+    async def get(self, name: Place) -> Queued | Result:
+        """Return one.
+
+        Raises:
+            MissingError: there is none, or its result has expired.
+        """
+        with access.translated():
+            for _ in range(2):
+                result = await self._read(RESULTS, name, Result)
+                if result is not None:
+                    return result
+                if name in await self._names(INVOCATIONS, msgspec.structs.asdict(name)):
+                    return Queued(name.namespace, name.function, name.id)
+        raise MissingError(
+            f"there is no invocation {name.id} of {name.function}, or its result has expired"
+        )
+
+    async def dead(self, namespace: str, function: str | None = None) -> list[DeadLetter]:
+        """Return the dead letters, the oldest first."""
+        tokens = {"namespace": namespace} | ({"function": function} if function else {})
+        with access.translated():
+            letters = [
+                letter
+                for name in await self._names(DEAD, tokens)
+                if (letter := await self._read(DEAD, name, DeadLetter)) is not None
+            ]
+        return sorted(letters, key=lambda letter: letter.time)
+
+    async def get_dead(self, name: Place) -> DeadLetter:
+        """Return one dead letter, whole.
+
+        Raises:
+            MissingError: there is none.
+        """
+        with access.translated():
+            letter = await self._read(DEAD, name, DeadLetter)
+        if letter is None:
+            raise MissingError(
+                f"there is no dead letter {name.id} of {name.function}; `wasmfn dead list -n"
+                f" {name.namespace}` shows what is there"
+            )
+        return letter
+
+    async def act(self, name: Place, request: DeadRequest) -> DeadReply:
+        """Have a dead letter sent back or thrown away.
+
+        Raises:
+            RejectedError: a router says no.
+            UnreachableError: no router answers.
+        """
+        subject = subjects.DEAD_REQUESTS.subject(namespace=name.namespace, function=name.function)
+        try:
+            raw = await self._bus.nc.request(subject, msgspec.json.encode(request), timeout=_ASK_S)
+        except (nats.errors.NoRespondersError, TimeoutError) as error:
+            raise UnreachableError(
+                "no router answers; `wasmfn doctor` tells whether one runs"
+            ) from error
+        reply = msgspec.json.decode(raw.data, type=DeadReply)
+        if not reply.done:
+            raise RejectedError(reply.message)
+        return reply
+
+    async def _names(self, stream: Stream, tokens: dict[str, str]) -> set[Place]:
+        info = await self._bus.js.stream_info(stream.name, stream.template.filter(**tokens))
+        found = (stream.template.parse(subject) for subject in info.state.subjects or {})
+        return {Place(**name) for name in found if name is not None}
+
+    async def _read(self, stream: Stream, name: Place, of: type[R]) -> R | None:
+        subject = stream.template.subject(**msgspec.structs.asdict(name))
+        try:
+            raw = await self._bus.js.get_last_msg(stream.name, subject)
+        except js_errors.NotFoundError:
+            return None
+        with contextlib.suppress(msgspec.DecodeError):
+            return msgspec.json.decode(raw.data, type=of) if raw.data else None
+        return None
