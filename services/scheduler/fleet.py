@@ -212,6 +212,7 @@ class Fleet:
             namespace=pod.labels.get(LABEL_NAMESPACE, ""),
             dedicated=pod.labels.get(LABEL_DEDICATED, ""),
             empty_since=time.monotonic(),
+            lacks_artifacts=self._world.caches_apart(),
         )
         self._world.keepers[pod.uid] = keeper
         self._started[pod.uid] = time.monotonic()

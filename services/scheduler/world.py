@@ -266,6 +266,10 @@ class World:
             ]
         return min(waits, default=None)
 
+    def caches_apart(self) -> bool:
+        """Whether keepers have caches of their own: then a new one has no artifact yet."""
+        return any(keeper.lacks_artifacts for keeper in self.keepers.values())
+
     def engine(self) -> str:
         """Return the engine hash of the keepers that run, or an empty string.
 

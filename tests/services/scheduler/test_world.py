@@ -121,3 +121,11 @@ def test_only_a_keeper_that_is_watched_and_not_stopping_takes_work() -> None:
     keeper.stopping, keeper.watched, keeper.expected_until = False, False, 7.0
     assert [k.starting for k in world.placeable(NAME, 6.0)] == [True]
     assert [k.starting for k in world.placeable(NAME, 8.0)] == [False]
+
+
+def test_once_a_keeper_lacked_an_artifact_new_ones_are_known_to_have_none() -> None:
+    world = World()
+    world.keepers["a"] = Keeper(uid="a", name="a", namespace="default")
+    assert not world.caches_apart()
+    world.keepers["b"] = Keeper(uid="b", name="b", namespace="default", lacks_artifacts=True)
+    assert world.caches_apart()
