@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
                 _show(kept, flags.out)
         return 0
     options = Options(seconds=flags.seconds, runs=flags.runs, full=flags.full, tiny=flags.tiny)
-    command = shlex.join(["python", "-P", "-m", "benchmarks", *arguments])
+    command = _command(flags)
     machine = describe()
     failed = False
     for topic in TOPICS if "all" in flags.topics else flags.topics:
@@ -77,6 +77,14 @@ def main(arguments: list[str]) -> int:
         _show(kept, flags.out)
         print(f"({time.monotonic() - begin:.0f} s)\n", flush=True)
     return int(failed)
+
+
+def _command(flags: argparse.Namespace) -> str:
+    """Return the command that takes the same figures again, on any machine."""
+    words = ["python", "-P", "-m", "benchmarks", *flags.topics]
+    words += ["--seconds", f"{flags.seconds:g}", "--runs", str(flags.runs)]
+    words += [f"--{name}" for name in ("full", "tiny") if getattr(flags, name)]
+    return shlex.join(words)
 
 
 def _measure(topic: str, options: Options) -> Result:
