@@ -51,7 +51,9 @@ def _pod(argv: list[str]) -> int:
     from keeper.listeners import listen  # noqa: PLC0415
     from keeper.load import Loader  # noqa: PLC0415
     from keeper.logs import Log  # noqa: PLC0415
-    from keeper.zygote import Control, Zygote  # noqa: PLC0415
+    from keeper.port import Control, ControlPort  # noqa: PLC0415
+    from keeper.spares import MOST as MOST_SPARES  # noqa: PLC0415
+    from keeper.zygote import Zygote  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(
         prog="python -m keeper", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -68,25 +70,20 @@ def _pod(argv: list[str]) -> int:
     except OSError as error:
         raise SettingsError(f"cannot start: {error}") from error
     host = Host()
-    zygote = Zygote(
-        host,
-        engine_hash(host.engine),
-        Log(),
-        Control(
-            listener=listener,
-            keeper=read.keeper_id,
-            capacity=read.capacity,
-            host=read.host,
-            ports=settings.port_range(read.function_ports) if read.function_ports else range(0),
-            verify_control=settings.verifier(read.control_key),
-            loader=Loader(
-                cache_dir=cache,
-                verify_artifact=settings.verifier(read.artifact_key),
-            ),
-        ),
-        read.drain_s,
-        Budget(read.memory_budget_mib, read.capacity + 1),
+    budget = Budget(
+        read.memory_budget_mib, read.capacity + 2 * MOST_SPARES
+    )  # old ones may be ending
+    zygote = Zygote(host, engine_hash(host.engine), Log(), read.drain_s, budget)
+    control = Control(
+        listener=listener,
+        keeper=read.keeper_id,
+        capacity=read.capacity,
+        host=read.host,
+        ports=settings.port_range(read.function_ports) if read.function_ports else range(0),
+        verify_control=settings.verifier(read.control_key),
+        loader=Loader(cache_dir=cache, verify_artifact=settings.verifier(read.artifact_key)),
     )
+    zygote.port = ControlPort(zygote, control)
     zygote.say(f"keeper {read.keeper_id} is ready for control calls")
     zygote.run()
     return 0

@@ -51,7 +51,7 @@ def take_load(inherited: Inherited, loader: Loader, *, warm: bool) -> NoReturn:
         rehearse(inherited.host, loop)
     packet, descriptors, _, _ = socket.recv_fds(inherited.channel, messages.MAX_PACKET, 2)
     if not packet:
-        os._exit(0)  # the zygote needs no spare child any more
+        end(inherited, "not needed any more")
     handover = messages.decode_handover(packet)
     connection, listener = (socket.socket(fileno=d) for d in descriptors)
     connection.settimeout(READ_TIMEOUT_S)

@@ -4,6 +4,8 @@
 Only files hold keys, and only public ones.
 """
 
+import contextlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final
@@ -14,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from keeper.control import Verify
 from schemas.settings import SettingsError, read_settings
+from schemas.specs import MIB
 
 PREFIX: Final = "WASMFN_KEEPER_"
 
@@ -39,9 +42,9 @@ class KeeperSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Range FIRST-LAST of the function listeners; empty: the system picks."""
     capacity: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 128
     """How many function processes it holds at once."""
-    memory_budget_mib: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """What all sandboxes in flight may take together; 0: no such limit. Set it below the pod's
-    memory limit, less what the processes themselves take."""
+    memory_budget_mib: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    """What all sandboxes in flight may take together; 0: no such limit; left out: see
+    `default_budget_mib`. Set it below the pod's memory limit, less what the processes take."""
     drain_s: Annotated[float, msgspec.Meta(ge=0)] = 30.0
     """How long requests in flight may take after SIGTERM."""
 
@@ -49,6 +52,17 @@ class KeeperSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Refuse what would only fail later."""
         if self.function_ports:
             port_range(self.function_ports)
+
+
+def default_budget_mib(limit_file: Path = Path("/sys/fs/cgroup/memory.max")) -> int:
+    """Return three quarters of what this machine has, or this control group may take, in MiB.
+
+    The rest is for the processes themselves and for others.
+    """
+    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, ValueError):  # "max", or there is no such file
+        memory_bytes = min(memory_bytes, int(limit_file.read_text()))
+    return max(1, memory_bytes * 3 // 4 // MIB)
 
 
 def port_range(text: str) -> range:

@@ -48,7 +48,7 @@ def serve(flags: Standalone, listener: socket.socket) -> int:
     log = logs.Log()
     host = Host()
     descriptor = _compile(Path(flags.mod_path))
-    zygote = Zygote(host, engine_hash(host.engine), log, None, flags.limits.timeout_s, Budget(0, 1))
+    zygote = Zygote(host, engine_hash(host.engine), log, flags.limits.timeout_s, Budget(0, 1))
     plan = child_process.Plan(
         origin=logs.Origin(function=Path(flags.mod_path).stem),
         program=Program(

@@ -6,7 +6,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from keeper.listeners import listen
-from keeper.settings import port_range, read, verifier
+from keeper.settings import default_budget_mib, port_range, read, verifier
 from schemas.settings import SettingsError
 
 FLAGS = {"keeper_id": "k", "control_key": "c", "artifact_key": "a", "cache_dir": "d"}
@@ -80,3 +80,13 @@ def test_an_address_in_use_is_told() -> None:
 def test_an_address_that_is_none_is_told(address: str) -> None:
     with pytest.raises(SettingsError, match="cannot listen"):
         listen(address)
+
+
+def test_the_memory_budget_is_part_of_what_there_is_unless_it_is_given(tmp_path: Path) -> None:
+    limit = tmp_path / "memory.max"
+    machine = default_budget_mib(limit)
+    assert machine > 100
+    limit.write_text("max\n")
+    assert default_budget_mib(limit) == machine
+    limit.write_text(f"{100 << 20}\n")
+    assert default_budget_mib(limit) == 75

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import json
 import os
 import select
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from keeper.spares import MOST
 from schemas.control import (
     InstanceState,
     UnloadRequest,
@@ -433,6 +435,19 @@ def test_function_ports_come_from_the_range_that_is_given(start_keeper: Start) -
     keeper = start_keeper("--function-ports", f"{port}-{port}")
     assert keeper.load("hello").reply.port == port
     assert refusal(lambda: keeper.load("hello")) == (507, "full")
+
+
+def test_a_burst_of_loads_leaves_more_spare_children_waiting(
+    start_keeper: Start, wait_for: Callable[..., None]
+) -> None:
+    keeper = start_keeper()
+    request, code = keeper.request("hello")
+    keeper.load_request(request, code)
+    for _ in range(4):  # faster than spare ones are made
+        keeper.load("hello", send_code=False)
+    tasks = Path(f"/proc/{keeper.process.pid}/task/{keeper.process.pid}/children")
+    wait_for(lambda: len(tasks.read_text().split()) == 5 + MOST)
+    assert json.loads(keeper.http("GET", "/healthz")[1])["loaded"] == 5
 
 
 def test_every_thread_of_a_child_is_confined(keeper: Any) -> None:
