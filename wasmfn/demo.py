@@ -173,7 +173,7 @@ def run(http: str, show: Show, *, once: bool) -> None:
                     process.wait()
 
 
-def _short_lived(before: FunctionSpec | None, module: Module) -> FunctionSpec:
+def _short_lived(before: FunctionSpec | None, module: Module | None) -> FunctionSpec:
     return FunctionSpec(module=module, scaling=Scaling(idle_timeout_s=_IDLE_S))
 
 

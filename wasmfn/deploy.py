@@ -15,7 +15,8 @@ from wasmfn.errors import ConflictError, RejectedError
 from wasmfn.objects import Key, Object, routes_to
 from wasmfn.routing import Wish, file_name_of, name_of, routes_for
 
-SpecOf = Callable[[FunctionSpec | None, Module], FunctionSpec]
+SpecOf = Callable[[FunctionSpec | None, Module | None], FunctionSpec]
+"""Makes a function's spec from the one that is there and its new module, if it has one."""
 
 TIMEOUT_S = 60.0
 
@@ -32,7 +33,7 @@ class Deployed(msgspec.Struct, frozen=True):
     """False if it was live already, exactly so."""
 
 
-def with_module(before: FunctionSpec | None, module: Module) -> FunctionSpec:
+def with_module(before: FunctionSpec | None, module: Module | None) -> FunctionSpec:
     """Return the function with new code, and everything else as it was."""
     if before is None:
         return FunctionSpec(module=module)
@@ -41,7 +42,7 @@ def with_module(before: FunctionSpec | None, module: Module) -> FunctionSpec:
 
 async def deploy(
     client: Client,
-    file: Path,
+    file: Path | None,
     *,
     name: str = "",
     namespace: str = DEFAULT_NAMESPACE,
@@ -54,7 +55,7 @@ async def deploy(
 
     Args:
         client: the platform.
-        file: the module.
+        file: the module; None for a function whose spec names an image.
         name: of the function; by default that of the file.
         namespace: where it shall live.
         spec_of: makes the spec from the one that is there and the module.
@@ -69,10 +70,9 @@ async def deploy(
         DeadlineError: it is not live in time.
     """
     begin = time.monotonic()
-    data = await asyncio.to_thread(file.read_bytes)
-    key = Key("function", namespace, name or name_of(file))
+    key = Key("function", namespace, name or (name_of(file) if file is not None else ""))
     module, before, present = await asyncio.gather(
-        client.put_module(data, file_name_of(file)),
+        _upload(client, file),
         client.find(key),
         client.objects("route", namespace),
     )
@@ -84,7 +84,9 @@ async def deploy(
         wanted = routes_for(key, wishes, present)
     except msgspec.ValidationError as error:
         raise RejectedError(str(error)) from error
-    same = before is not None and before.spec == spec and before.phase == "active"
+    # The tag of an image may stand for another one by now.
+    live = before is not None and before.spec == spec and before.phase == "active"
+    same = live and file is not None
     revisions = dict(
         zip(
             wanted,
@@ -114,6 +116,12 @@ async def deploy(
         milliseconds=(time.monotonic() - begin) * 1000,
         changed=bool(revisions),
     )
+
+
+async def _upload(client: Client, file: Path | None) -> Module | None:
+    if file is None:
+        return None
+    return await client.put_module(await asyncio.to_thread(file.read_bytes), file_name_of(file))
 
 
 def _spec(found: Object | None) -> FunctionSpec | None:

@@ -21,7 +21,8 @@ from wasmfn.routing import Wish, name_of
 
 
 @click.command(cls=Verb)
-@click.argument("file", type=MODULE_FILE)
+@click.argument("file", type=MODULE_FILE, required=False)
+@click.option("--image", metavar="REF", help="An OCI image instead of a file.")
 @click.option("--name", type=NAME, help="Name of the function.  [default: that of the file]")
 @click.option(
     "--route",
@@ -42,14 +43,15 @@ from wasmfn.routing import Wish, name_of
 @with_session
 async def deploy(
     session: Session,
-    file: Path,
+    file: Path | None,
+    image: str | None,
     name: str | None,
     routes: tuple[Route, ...],
     timeout_s: float,
     form: str,
     **flags: Any,
 ) -> None:
-    """Make a module answer HTTP, and wait until it does.
+    """Make a module, or an image, answer HTTP, and wait until it does.
 
     Uploads the file, publishes a function and a route, and prints the URL once
     the function is live. Deploying again replaces the code and what the options
@@ -60,11 +62,16 @@ async def deploy(
       wasmfn deploy sort.wasm --name sorter --route POST:/v1/sort --timeout 5s
       wasmfn deploy page.wasm --interface wagi --route GET:/ --env TITLE=Hello
       wasmfn deploy job.wasm --secret DB_PASSWORD=db/password
+      wasmfn deploy --image you/web:1 --name web --executor deployment --port 8080
     """
-    name = name or default_name(file)
+    if (file is None) == (image is None):
+        raise click.UsageError("say what to deploy: a module's FILE, or --image REF --name NAME")
+    if file is None and name is None:
+        raise click.UsageError("an image needs a --name")
+    name = name or default_name(file or Path())
 
-    def spec_of(before: FunctionSpec | None, module: Module) -> FunctionSpec:
-        return with_flags(before, flags, module=module)
+    def spec_of(before: FunctionSpec | None, module: Module | None) -> FunctionSpec:
+        return with_flags(before, flags, module=module, image=image)
 
     with progress(f"deploying {name}") as tell:
         async with session.connect() as client:

@@ -58,7 +58,7 @@ async def dev(
     """
     name = name or default_name(file)
 
-    def spec_of(before: FunctionSpec | None, module: Module) -> FunctionSpec:
+    def spec_of(before: FunctionSpec | None, module: Module | None) -> FunctionSpec:
         return with_flags(before, flags, module=module)
 
     async def deploy_now(client: Client) -> None:

@@ -27,6 +27,7 @@ _SCALING: Final = {
     "max_instances": "max_instances",
     "idle_timeout": "idle_timeout_s",
 }
+_CONTAINER: Final = ("port", "runtime_class", "cpu")
 
 _OPTIONS: Final = (
     click.option(
@@ -75,6 +76,18 @@ _OPTIONS: Final = (
         type=click.Choice(["process", "pod"]),
         help="What it has to itself.  [default: process]",
     ),
+    click.option(
+        "--executor",
+        type=click.Choice(["keeper", "deployment"]),
+        help="What runs it: a keeper, or its image a Deployment of its own.  [default: keeper]",
+    ),
+    click.option(
+        "--port", type=int, help="Where such an image answers HTTP.  [default: 10086]"
+    ),
+    click.option(
+        "--runtime-class", metavar="NAME", help="RuntimeClass of its pods, such as wasm."
+    ),
+    click.option("--cpu", type=float, help="Cores that one of its pods may use.  [default: 1]"),
 )  # fmt: skip
 
 
@@ -116,9 +129,14 @@ def with_flags(
     fields["variables"], fields["secrets"] = _variables(fields, flags)
     if flags["arguments"]:
         fields["arguments"] = list(flags["arguments"])
-    for flag in ("interface", "isolation"):
+    for flag in ("interface", "isolation", "executor"):
         if flags[flag] is not None:
             fields[flag] = flags[flag]
+    if flags["executor"] == "keeper":
+        fields["container"] = None
+    container = {flag: flags[flag] for flag in _CONTAINER if flags[flag] is not None}
+    if container:
+        fields["container"] = {**(fields.get("container") or {}), **container}
     for group, names in (("limits", _LIMITS), ("scaling", _SCALING)):
         given = {field: flags[f] for f, field in names.items() if flags[f] is not None}
         fields[group] = {**fields.get(group, {}), **given}
