@@ -149,8 +149,11 @@ def test_the_scheduler_may_make_pods_of_functions_and_nothing_else(installed: No
     verbs = ("create", "list", "watch", "patch", "delete")
     its_own = {f"{verb} pods" for verb in verbs}
     assert allowed("scheduler", "wasmfn-functions", verbs, ["pods"]) == its_own
+    # Deployments are looked at, and not followed.
+    making = {f"{verb} deployments" for verb in verbs} - {"watch deployments"}
+    assert allowed("scheduler", "wasmfn-functions", verbs, ["deployments"]) == making
     for namespace in ("wasmfn", "default"):
-        assert not allowed("scheduler", namespace, verbs, ["pods"])
+        assert not allowed("scheduler", namespace, verbs, ["pods", "deployments"])
     others = ("secrets", "configmaps", "services", "serviceaccounts", "nodes")
     changes = ("get", "create", "delete")
     assert not allowed("scheduler", "wasmfn-functions", changes, others)
