@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tests.cluster import lab
-from tests.cluster.lab import paths, supplies
+from tests.cluster.lab import images, paths, supplies
 from tests.cluster.lab.commands import lock, run
 from tests.cluster.lab.containerd import BUSYBOX_IMAGE
 
@@ -36,36 +36,46 @@ _FETCHES = ("services/__init__.py", "services/builder/__init__.py",
 
 def executor() -> str:
     """Return the name to pull the stand-in executor by."""
-    with lock(paths.ROOT / "executor.lock"), tempfile.TemporaryDirectory() as scratch:
-        context = Path(scratch)
-        for name in ("Dockerfile", "executor"):
-            shutil.copy2(_HERE / name, context / name)
-        root = context / "root"
-        for file in (_BUILDAH, *_libraries(_BUILDAH)):
-            place = root / file.relative_to("/")
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(file, place)
-        (root / "etc/containers").mkdir(parents=True)
-        (root / "etc/containers/policy.json").write_text(_POLICY)
-        tag = f"lab/executor:{_version(_HERE / name for name in ('Dockerfile', 'executor'))}"
-        lab.build_image(context, tag, arguments={"BASE": BUSYBOX_IMAGE})
-        lab.build_image(context, STAND_IN, arguments={"BASE": BUSYBOX_IMAGE})
+    with lock(paths.ROOT / "executor.lock"):
+        tag = f"lab/executor:{_version([_BUILDAH, _HERE / 'Dockerfile', _HERE / 'executor'])}"
+        if not images.exists(tag):
+            with tempfile.TemporaryDirectory() as scratch:
+                _build_executor(Path(scratch), tag)
+        images.rename(tag, STAND_IN)
         lab.push_image(STAND_IN)
         return lab.push_image(tag)
+
+
+def _build_executor(context: Path, tag: str) -> None:
+    for name in ("Dockerfile", "executor"):
+        shutil.copy2(_HERE / name, context / name)
+    root = context / "root"
+    for file in (_BUILDAH, *_libraries(_BUILDAH)):
+        place = root / file.relative_to("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(file, place)
+    (root / "etc/containers").mkdir(parents=True)
+    (root / "etc/containers/policy.json").write_text(_POLICY)
+    lab.build_image(context, tag, arguments={"BASE": BUSYBOX_IMAGE})
 
 
 def fetch() -> str:
     """Return the name to pull the fetching image by."""
     supplies.make()
-    with lock(paths.ROOT / "executor.lock"), tempfile.TemporaryDirectory() as scratch:
-        context = Path(scratch)
-        for name in _FETCHES:
-            (context / "app" / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(_CHECKOUT / name, context / "app" / name)
-        (context / "Dockerfile").write_text(_FETCH)
+    with lock(paths.ROOT / "executor.lock"):
         tag = f"lab/fetch:{_version(_CHECKOUT / name for name in _FETCHES)}"
-        lab.build_image(context, tag, arguments={"BASE": supplies.IMAGE})
+        if not images.exists(tag):
+            with tempfile.TemporaryDirectory() as scratch:
+                _build_fetch(Path(scratch), tag)
         return lab.push_image(tag)
+
+
+def _build_fetch(context: Path, tag: str) -> None:
+    for name in _FETCHES:
+        (context / "app" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(_CHECKOUT / name, context / "app" / name)
+    (context / "Dockerfile").write_text(_FETCH)
+    lab.build_image(context, tag, arguments={"BASE": supplies.IMAGE})
 
 
 def _version(files: Iterable[Path]) -> str:
