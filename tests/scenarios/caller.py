@@ -7,7 +7,6 @@ import msgspec
 
 from schemas.endpoints import Endpoint
 from tests.scenarios.platforms.protocol import Platform
-from wasmfn.client import Client
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -30,6 +29,7 @@ async def post(platform: Platform, path: str, **body: object) -> httpx.Response:
         return await http.post(platform.http + path, json=body, timeout=60)
 
 
-async def endpoints(client: Client, function: str) -> list[Endpoint]:
-    found = await client._snapshot("ENDPOINTS", f"wasmfn.endpoints.default.{function}.*")
+async def endpoints(platform: Platform, function: str) -> list[Endpoint]:
+    async with platform.insight() as client:
+        found = await client._snapshot("ENDPOINTS", f"wasmfn.endpoints.default.{function}.*")
     return [msgspec.json.decode(entry.payload, type=Endpoint) for entry in found]

@@ -224,8 +224,7 @@ async def test_instance_tokens_and_421_never_leave_the_platform(platform: Platfo
             )
         )
     assert {answer.status_code for answer in answers} == {200}
-    async with platform.nats() as client:
-        tokens = [one.token for one in await endpoints(client, "private")]
+    tokens = [one.token for one in await endpoints(platform, "private")]
     assert tokens
     for answer in answers:
         text = answer.text + str(answer.headers)

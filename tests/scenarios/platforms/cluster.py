@@ -13,11 +13,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from services.bus.connection import BusSettings, connect
+from services.bus.permissions import PEOPLE, inbox_prefix
 from tests.cluster import lab
 from tests.cluster.executor import build
 from tests.cluster.lab import containerd, supplies
-from wasmfn.client import Client, connect
-from wasmfn.discovery import Platform
+from wasmfn.client import Client
 
 WASMFN = Path(sys.executable).parent / "wasmfn"
 SYSTEM = "wasmfn"
@@ -48,18 +49,22 @@ class ClusterPlatform:
 
     def close(self) -> None:
         self._done(self.cli("uninstall", "--overlay", "lab", "--yes"))
+        kinds = "namespaces,clusterroles,clusterrolebindings,priorityclasses,persistentvolumes"
+        left = lab.kubectl("get", kinds, "-o", "name").split()
+        assert not [name for name in left if "wasmfn" in name]
 
     def reachable(self) -> contextlib.AbstractContextManager[None]:
         return lab.network()
 
     @contextlib.asynccontextmanager
     async def nats(self) -> AsyncIterator[Client]:
-        # The node reaches Services: no port needs to be forwarded as the CLI does.
-        password = base64.b64decode(_get("secret", "wasmfn-nats")["data"]["people"]).decode()
-        address = _get("service", "nats")["spec"]["clusterIP"]
-        there = Platform(nats_url=f"nats://people:{password}@{address}:4222", http_url=self.http)
-        async with connect(there) as client:
-            yield client
+        async with connect(_as(PEOPLE), "scenario") as bus:
+            yield Client(bus)
+
+    @contextlib.asynccontextmanager
+    async def insight(self) -> AsyncIterator[Client]:
+        async with connect(_as("scheduler"), "scenario") as bus:
+            yield Client(bus)
 
     def cli(self, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         with self.reachable():
@@ -111,6 +116,15 @@ class ClusterPlatform:
     @staticmethod
     def _done(run: subprocess.CompletedProcess[bytes]) -> None:
         assert run.returncode == 0, run.stderr.decode()
+
+
+def _as(user: str) -> BusSettings:
+    # The node reaches Services: no port needs to be forwarded as the CLI does.
+    password = base64.b64decode(_get("secret", "wasmfn-nats")["data"][user]).decode()
+    address = _get("service", "nats")["spec"]["clusterIP"]
+    return BusSettings(
+        nats_url=f"nats://{user}:{password}@{address}:4222", nats_inbox_prefix=inbox_prefix(user)
+    )
 
 
 def _get(kind: str, name: str) -> dict[str, Any]:

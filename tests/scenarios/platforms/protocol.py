@@ -20,6 +20,9 @@ class Platform(Protocol):
     def nats(self) -> AbstractAsyncContextManager[Client]:
         """Connect to its bus."""
 
+    def insight(self) -> AbstractAsyncContextManager[Client]:
+        """Connect with the rights of the scheduler, who reads what users may not: tokens too."""
+
     def cli(self, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         """Run `wasmfn` against it, to its end."""
 
