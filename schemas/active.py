@@ -7,7 +7,13 @@ good one stands.
 import msgspec
 
 from schemas.builds import Artifact
-from schemas.specs import EnvironmentSpec, FunctionSpec, RouteSpec
+from schemas.specs import (
+    EnvironmentSpec,
+    FunctionSpec,
+    RouteSpec,
+    SubscriptionSpec,
+    TimerSpec,
+)
 
 
 class ActiveEnvironment(msgspec.Struct, frozen=True, tag_field="kind", tag="environment"):
@@ -45,4 +51,22 @@ class ActiveRoute(msgspec.Struct, frozen=True, tag_field="kind", tag="route"):
     spec: RouteSpec
 
 
-Active = ActiveEnvironment | ActiveFunction | ActiveRoute
+class ActiveTimer(msgspec.Struct, frozen=True, tag_field="kind", tag="timer"):
+    """A timer in force. Its function may not exist yet: then its calls fail."""
+
+    namespace: str
+    name: str
+    revision: int
+    spec: TimerSpec
+
+
+class ActiveSubscription(msgspec.Struct, frozen=True, tag_field="kind", tag="subscription"):
+    """A subscription in force. Its function may not exist yet: then its calls fail."""
+
+    namespace: str
+    name: str
+    revision: int
+    spec: SubscriptionSpec
+
+
+Active = ActiveEnvironment | ActiveFunction | ActiveRoute | ActiveTimer | ActiveSubscription

@@ -6,6 +6,7 @@ RESULTS, or in DEAD. Its id is its name in all three, so writing it twice is
 writing it once.
 """
 
+import hashlib
 from datetime import datetime
 from typing import Final, Literal
 
@@ -26,6 +27,20 @@ Fields = tuple[tuple[str, str], ...]
 def location(namespace: str, function: str, invocation: str) -> str:
     """Return the path at which a router tells of an invocation."""
     return f"{LOCATION_PATH}/{namespace}/{function}/{invocation}"
+
+
+def invocation_id(namespace: str, function: str, kind: str, key: bytes | str) -> str:
+    """Return the id of the invocation that `key` stands for: 32 hexadecimal digits.
+
+    Args:
+        namespace: of the function.
+        function: its name; the same key for another function is another invocation.
+        kind: what sort of key it is, so that a timer's and a client's never meet.
+        key: what makes the invocation the same one if it comes again.
+    """
+    raw = key.encode() if isinstance(key, str) else key
+    text = b"\0".join((namespace.encode(), function.encode(), kind.encode(), raw))
+    return hashlib.sha256(text).hexdigest()[:32]
 
 
 class Invocation(msgspec.Struct, frozen=True, kw_only=True):

@@ -306,12 +306,53 @@ def check_subject(subject: str, *, wildcards: bool) -> None:
         raise ValueError(f"subject {subject!r}: `>` stands for all that follows, so it is the last")
 
 
-AnySpec = EnvironmentSpec | FunctionSpec | RouteSpec
+class TimerSpec(Spec, frozen=True, tag="timer"):
+    """Calls a function of the same namespace at set times, and waits for none of the calls."""
 
-KINDS: Final[dict[str, type[EnvironmentSpec] | type[FunctionSpec] | type[RouteSpec]]] = {
+    function: Name
+    schedule: Annotated[str, Meta(min_length=1, max_length=255)]
+    """Cron: minute, hour, day of month, month, day of week; six fields begin with seconds."""
+    timezone: Annotated[str, Meta(min_length=1, max_length=64)] = "UTC"
+    """A name of the IANA database, such as `Europe/Berlin`."""
+    missed: Literal["skip", "last", "all"] = "last"
+    """Of the runs that nobody could start in time: none, the last, or all are made up for."""
+    paused: bool = False
+    body: Annotated[str, Meta(max_length=64 * KIB)] = ""
+    content_type: Annotated[str, Meta(pattern=r"^[!-~][ -~]*" + END, max_length=255)] = (
+        "application/json"
+    )
+
+
+class SubscriptionSpec(Spec, frozen=True, tag="subscription"):
+    """Calls a function of the same namespace with each message of a NATS subject."""
+
+    function: Name
+    subject: Subject
+    """Wildcards are allowed, but not in the first place."""
+    stream: Annotated[str, Meta(pattern=r"^[-A-Za-z0-9_]+" + END, max_length=255)] | None = None
+    """Take the messages from this JetStream stream, each until it is accepted; without one they
+    come from core NATS, which keeps none for a platform that is away."""
+    queue: Annotated[str, Meta(pattern=r"^[-A-Za-z0-9_.]+" + END, max_length=255)] | None = None
+    """Share the messages of core NATS with other subscribers of this queue group."""
+    reply: bool = False
+    """Send the function's output to the subject that a message names for its answer."""
+
+    def __post_init__(self) -> None:
+        """Refuse subjects that are not a user's, and what JetStream does not know."""
+        check_subject(self.subject, wildcards=True)
+        if self.stream is not None and (self.queue is not None or self.reply):
+            field = "queue" if self.queue is not None else "reply"
+            raise ValueError(f"`{field}` is for core NATS; leave it or `stream` out")
+
+
+AnySpec = EnvironmentSpec | FunctionSpec | RouteSpec | TimerSpec | SubscriptionSpec
+
+KINDS: Final[dict[str, type[AnySpec]]] = {
     "environment": EnvironmentSpec,
     "function": FunctionSpec,
     "route": RouteSpec,
+    "timer": TimerSpec,
+    "subscription": SubscriptionSpec,
 }
 """Every kind of spec by the word that stands in its subject and its tag."""
 

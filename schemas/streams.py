@@ -8,6 +8,7 @@ Streams that hold accepted state refuse new messages when they are full
 drop their oldest instead.
 """
 
+from datetime import datetime
 from typing import Any, Final, Literal
 
 import msgspec
@@ -34,6 +35,14 @@ class Lease(msgspec.Struct, frozen=True):
 
     holder: str
     term: int
+
+
+class TimerMark(msgspec.Struct, frozen=True):
+    """Every due time of a timer up to `until` is in the queue, or passed over for good."""
+
+    until: datetime
+    revision: int
+    """Of the timer: another one begins anew."""
 
 
 class Stream(msgspec.Struct, frozen=True):
@@ -207,6 +216,16 @@ DEAD: Final = Stream(
     max_msgs_per_subject=1,
     max_bytes=256 * MIB,
 )
+TIMERS: Final = Stream(
+    name="TIMERS",
+    template=subjects.TIMERS,
+    message=TimerMark,
+    description="Up to when the calls of each timer are in the queue.",
+    writer="scheduler",
+    readers=("scheduler", "people"),
+    max_msgs_per_subject=1,
+    max_bytes=16 * MIB,
+)
 
 STREAMS: Final = (
     SPECS,
@@ -221,6 +240,7 @@ STREAMS: Final = (
     INVOCATIONS,
     RESULTS,
     DEAD,
+    TIMERS,
 )
 
 CHANNELS: Final = (

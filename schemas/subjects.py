@@ -94,6 +94,7 @@ LOGS: Final = Template("wasmfn.logs.{namespace}.{function}")
 LEASES: Final = Template("wasmfn.leases.{name}")
 INVOCATIONS: Final = Template("wasmfn.invocations.{namespace}.{function}.{id}")
 RESULTS: Final = Template("wasmfn.results.{namespace}.{function}.{id}")
+TIMERS: Final = Template("wasmfn.timers.{namespace}.{name}")
 DEAD: Final = Template("wasmfn.dead.{namespace}.{function}.{id}")
 
 DEMAND: Final = Template("wasmfn.demand.{namespace}.{function}")

@@ -22,11 +22,11 @@ from typing import Any, Final, Literal
 import msgspec
 import yaml
 
-from schemas.specs import KINDS, AnySpec, Module, RouteSpec
+from schemas.specs import KINDS, AnySpec, EnvironmentSpec, FunctionSpec, Module
 from wasmfn.errors import RejectedError
 from wasmfn.objects import Key, name_problem, plain_spec
 
-ORDER: Final = ("environment", "function", "route")
+ORDER: Final = ("environment", "function", "route", "timer", "subscription")
 """Used things before their users, so that applying in this order never waits for a reference."""
 
 _FRAGILE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
@@ -200,7 +200,7 @@ def to_yaml(specs: Mapping[Key, AnySpec], files: Mapping[str, PurePath] | None =
 def document_text(key: Key, spec: AnySpec, files: Mapping[str, PurePath] | None = None) -> str:
     """Return one object as a YAML document, without fields that have their default."""
     value = {"kind": key.kind, "name": key.name, "namespace": key.namespace, **plain_spec(spec)}
-    module = None if isinstance(spec, RouteSpec) else spec.module
+    module = spec.module if isinstance(spec, (FunctionSpec, EnvironmentSpec)) else None
     if module is not None and files and module.sha256 in files:
         value["module"] = {"file": str(files[module.sha256]), "file_name": module.file_name}
     return yaml.dump(

@@ -43,7 +43,7 @@ from wasmfn.errors import (
     RejectedError,
 )
 from wasmfn.history import read_log
-from wasmfn.objects import Key, Object, functions_using, name_problem
+from wasmfn.objects import Key, Object, functions_using, name_problem, verb_of
 
 __all__ = ["Client", "Key", "Object", "connect"]
 
@@ -175,7 +175,7 @@ class Client:
         found = await self.find(key)
         if found is None:
             raise MissingError(
-                f"there is no {key}; `wasmfn {_VERB[key.kind]} list -n {key.namespace}` shows"
+                f"there is no {key}; `wasmfn {verb_of(key.kind)} list -n {key.namespace}` shows"
                 " what is there"
             )
         return found
@@ -314,9 +314,6 @@ class Client:
             except FeedLost:
                 async with asyncio.timeout(CONNECT_S):
                     await self.bus.wait_connected()
-
-
-_VERB: Final = {"environment": "env", "function": "fn", "route": "route"}
 
 
 def _object(key: Key, entry: Entry, status: Status | None) -> Object:

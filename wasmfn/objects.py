@@ -62,6 +62,11 @@ class Object(msgspec.Struct, frozen=True, kw_only=True):
         return "" if self.status is None else self.status.message
 
 
+def verb_of(kind: str) -> str:
+    """Return the verb group of the command line for a kind of object."""
+    return {"environment": "env", "function": "fn"}.get(kind, kind)
+
+
 def name_problem(text: object) -> str | None:
     """Return what keeps `text` from being a name, in words, or None if it is one."""
     try:

@@ -16,10 +16,10 @@ from typing import Final, Generic, TypeVar
 import msgspec
 
 from schemas import subjects
-from schemas.active import Active, ActiveFunction, ActiveRoute
+from schemas.active import Active, ActiveFunction, ActiveRoute, ActiveSubscription
 from schemas.endpoints import Endpoint
 from schemas.pods import PodFact
-from schemas.specs import Asynchronous, Interface
+from schemas.specs import Asynchronous, Interface, SubscriptionSpec
 from services.router.choice import FOREVER, Candidate, Ejection
 from services.router.table import Key, Table, compact
 
@@ -75,6 +75,7 @@ class State:
         """Everything there was at the start has been read."""
         self.table = Table()
         self.functions: dict[Key, Function] = {}
+        self.subscriptions: dict[Key, SubscriptionSpec] = {}
         self.fleets: dict[Key, Fleet] = {}
         self.dead_pods: Memory[str] = Memory()
         self.withdrawn: Memory[str] = Memory()
@@ -149,26 +150,32 @@ def apply_active(state: State, subject: str, active: Active | None) -> list[Key]
     if tokens is None:
         return []
     name = (tokens["namespace"], tokens["name"])
-    if tokens["kind"] == "route":
-        if isinstance(active, ActiveRoute):
+    match tokens["kind"], active:
+        case "route", ActiveRoute():
             state.table.put(compact(active))
-        elif active is None:
+        case "route", None:
             state.table.remove(name)
-    elif tokens["kind"] == "function":
-        if isinstance(active, ActiveFunction):
-            limits = active.spec.limits
-            state.functions[name] = Function(
-                name,
-                active.revision,
-                limits.timeout_s,
-                limits.body_bytes,
-                active.spec.interface,
-                active.spec.asynchronous,
-            )
-        elif active is None:
+        case "subscription", ActiveSubscription():
+            state.subscriptions[name] = active.spec
+        case "subscription", None:
+            state.subscriptions.pop(name, None)
+        case "function", ActiveFunction():
+            state.functions[name] = _function(name, active)
+        case "function", None:
             state.functions.pop(name, None)
-        return [name]
-    return []
+    return [name] if tokens["kind"] == "function" else []
+
+
+def _function(name: Key, active: ActiveFunction) -> Function:
+    limits = active.spec.limits
+    return Function(
+        name,
+        active.revision,
+        limits.timeout_s,
+        limits.body_bytes,
+        active.spec.interface,
+        active.spec.asynchronous,
+    )
 
 
 def apply_endpoint(state: State, subject: str, endpoint: Endpoint | None) -> list[Key]:

@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 M = TypeVar("M")
 Apply = Callable[[State, str, Any], list[Key]]
 
-_ACTIVE: Final = tuple(subjects.ACTIVE.filter(kind=kind) for kind in ("function", "route"))
+_KINDS: Final = ("function", "route", "subscription")
+_ACTIVE: Final = tuple(subjects.ACTIVE.filter(kind=kind) for kind in _KINDS)
 
 
 def start(

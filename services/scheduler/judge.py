@@ -14,7 +14,16 @@ from schemas import names
 from schemas.active import ActiveEnvironment
 from schemas.builds import ImageSource, Source, UploadSource
 from schemas.names import Name
-from schemas.specs import KIB, AnySpec, EnvironmentSpec, FunctionSpec, UnknownKindError, decode_spec
+from schemas.specs import (
+    KIB,
+    AnySpec,
+    EnvironmentSpec,
+    FunctionSpec,
+    TimerSpec,
+    UnknownKindError,
+    decode_spec,
+)
+from services.scheduler.schedule import schedule_problem
 
 _WHERE: Final = re.compile(r"^(?P<what>.*) - at `(?P<path>[^`]*)`$", re.DOTALL)
 _KEY_WHERE: Final = re.compile(r"^(?P<what>.*) - at `key` in `(?P<path>[^`]*)`$", re.DOTALL)
@@ -72,7 +81,7 @@ def _judge(kind: str, namespace: str, name: str, payload: bytes) -> AnySpec | Re
     if len(payload) > MAX_SPEC_BYTES:
         return _too_large(len(payload))
     try:
-        return decode_spec(kind, payload)
+        spec = decode_spec(kind, payload)
     except UnknownKindError as error:
         return Rejected(str(error))
     except msgspec.ValidationError as error:
@@ -81,6 +90,9 @@ def _judge(kind: str, namespace: str, name: str, payload: bytes) -> AnySpec | Re
         return Rejected(f"the spec is not JSON: {error}")
     except RecursionError:
         return Rejected("the spec is nested too deeply")
+    if isinstance(spec, TimerSpec) and (wrong := schedule_problem(spec)) is not None:
+        return Rejected(wrong[1], field=wrong[0])
+    return spec
 
 
 def resolve(

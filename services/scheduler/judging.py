@@ -1,13 +1,14 @@
-"""Put environments and routes in force, which need no more than to be judged.
+"""Put in force what needs no more than to be judged: all kinds but functions.
 
 Also what has no kind that the platform knows: it is refused like any other spec
 that is wrong. Handlers are level-triggered, as those of functions are.
 """
 
 from collections.abc import Callable
+from typing import Any
 
-from schemas.active import ActiveEnvironment, ActiveRoute
-from schemas.specs import EnvironmentSpec, RouteSpec
+from schemas.active import ActiveEnvironment, ActiveRoute, ActiveSubscription, ActiveTimer
+from schemas.specs import EnvironmentSpec, RouteSpec, SubscriptionSpec, TimerSpec
 from services.scheduler.judge import Rejected
 from services.scheduler.record import Record
 from services.scheduler.world import FunctionName, Object, World
@@ -31,6 +32,8 @@ class Judging:
                 await self._environment((namespace, name))
             case "route":
                 await self._route((namespace, name))
+            case "timer" | "subscription":
+                await self._trigger(key)
             case _:
                 await self._unknown(key)
 
@@ -97,6 +100,32 @@ class Judging:
                 active = self._world.routes[name] = wanted
                 self._judge_refused()
         await self._judged(key, active.revision if active else None, collision)
+
+    async def _trigger(self, key: Object) -> None:
+        """Put what calls a function in force, or take it out. It collides with nothing."""
+        kind, namespace, name = key
+        spec = self._world.specs.get(key)
+        held: dict[FunctionName, Any] = (
+            self._world.timers if kind == "timer" else self._world.subscriptions
+        )
+        active = held.get((namespace, name))
+        if spec is None:
+            if active is not None:
+                await self._record.deactivate(key)
+                del held[namespace, name]
+            if key in self._world.statuses:
+                await self._record.clear_status(key, f"the {kind} {name} was deleted")
+            return
+        if active is None or active.revision != spec.revision:
+            wanted: ActiveTimer | ActiveSubscription | None = None
+            if isinstance(spec.verdict, TimerSpec):
+                wanted = ActiveTimer(namespace, name, spec.revision, spec.verdict)
+            elif isinstance(spec.verdict, SubscriptionSpec):
+                wanted = ActiveSubscription(namespace, name, spec.revision, spec.verdict)
+            if wanted is not None:
+                await self._record.activate(wanted)
+                active = held[namespace, name] = wanted
+        await self._judged(key, active.revision if active else None)
 
     def _release(self, name: FunctionName) -> None:
         self._world.claims.release(name)

@@ -19,7 +19,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from schemas import subjects
-from schemas.active import Active, ActiveEnvironment, ActiveFunction, ActiveRoute
+from schemas.active import Active
 from schemas.builds import Build
 from schemas.endpoints import Endpoint
 from schemas.events import NO_NAMESPACE, new_event
@@ -44,6 +44,7 @@ from services.scheduler.pods.native import NativeRuntime
 from services.scheduler.reconcile import POOL, Reconciler
 from services.scheduler.record import DeposedError, Record
 from services.scheduler.settings import SchedulerSettings
+from services.scheduler.timers import Timers
 from services.scheduler.watching import Watches
 from services.scheduler.world import FunctionName, Instance, Keeper, Object, Spec, World
 
@@ -157,6 +158,7 @@ class Leader:
                 parts.create_task(self._reconciler.queue.run(), name="reconcile")
                 parts.create_task(self._surveys(), name="survey")
                 parts.create_task(self._ends(), name="ended pods")
+                parts.create_task(Timers(self._bus, self.world, self._record).run(), name="timers")
                 if self._natives is not None:
                     parts.create_task(self._natives.follow(), name="natives")
                 self._look_at_everything()
@@ -180,16 +182,8 @@ class Leader:
     async def _recall(self) -> None:
         """Read what was decided in earlier terms. After this, only we write it."""
         for entry in await self._snapshot(ACTIVE.name):
-            match _decode(entry, _ACTIVE):
-                case ActiveFunction() as function:
-                    self.world.active[function.namespace, function.name] = function
-                case ActiveRoute() as route:
-                    self.world.routes[route.namespace, route.name] = route
-                    self.world.claims.take((route.namespace, route.name), route.spec)
-                case ActiveEnvironment() as environment:
-                    self.world.environments[environment.namespace, environment.name] = environment
-                case None:
-                    pass
+            if (active := _decode(entry, _ACTIVE)) is not None:
+                self.world.put_active(active)
         for entry in await self._snapshot(STATUS.name):
             if (status := _decode(entry, _STATUS)) is not None:
                 self.world.statuses[status.kind, status.namespace, status.name] = status
@@ -309,7 +303,7 @@ class Leader:
         # In the order of publishing, so that of two routes the first has it.
         for key, _ in sorted(self.world.specs.items(), key=lambda item: item[1].revision):
             self._look_at(key)
-        for kind, names in (("function", self.world.active), ("route", self.world.routes)):
+        for kind, names in self.world.in_force():
             for name in names:
                 self._look_at((kind, *name))
         for name in (*self.world.functions, *(self._natives.functions() if self._natives else ())):

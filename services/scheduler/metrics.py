@@ -10,6 +10,9 @@ from prometheus_client.registry import Collector
 from services.scheduler.world import World
 
 DEMANDS: Final = Counter("wasmfn_scheduler_demands", "Demands answered.", ["answer"])
+TIMER_CALLS: Final = Counter(
+    "wasmfn_scheduler_timer_calls", "Calls that timers put on the queue.", ["namespace", "timer"]
+)
 LOADS: Final = Histogram(
     "wasmfn_scheduler_load_seconds",
     "How long it took to load a process, a wait for a keeper included.",

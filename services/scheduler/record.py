@@ -13,16 +13,19 @@ from typing import Any, Final
 import msgspec
 
 from schemas import subjects
-from schemas.active import Active, ActiveEnvironment
+from schemas.active import Active, ActiveEnvironment, ActiveTimer
 from schemas.endpoints import Endpoint
 from schemas.events import Level, new_event
+from schemas.invocations import Invocation
 from schemas.status import Phase, Status
+from schemas.streams import TimerMark
 from services.bus.connection import Bus
+from services.bus.enqueue import enqueue
 from services.bus.events import EventLog
 from services.bus.lease import Reign
 from services.bus.publish import publish, tombstone
 from services.scheduler.audience import Audience
-from services.scheduler.world import Object, World
+from services.scheduler.world import FunctionName, Object, World
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +71,7 @@ class Record:
             subjects.ACTIVE.subject(kind=kind, namespace=active.namespace, name=active.name),
             active,
         )
-        if not isinstance(active, ActiveEnvironment):  # no business of a router
+        if not isinstance(active, (ActiveEnvironment, ActiveTimer)):  # no business of a router
             self._in_force = sequence
 
     async def deactivate(self, key: Object) -> None:
@@ -177,6 +180,19 @@ class Record:
                 **fields,
             )
         )
+
+    async def enqueue(self, invocation: Invocation) -> None:
+        """Have a function called. The same invocation is stored once."""
+        self.check()
+        await enqueue(self._bus, invocation)
+
+    async def mark_timer(self, name: FunctionName, mark: TimerMark) -> None:
+        """Say up to when the calls of a timer are made."""
+        await self._put(subjects.TIMERS.subject(namespace=name[0], name=name[1]), mark)
+
+    async def forget_timer(self, name: FunctionName) -> None:
+        """Say nothing of a timer any more, which is gone."""
+        await self._delete(subjects.TIMERS.subject(namespace=name[0], name=name[1]))
 
     async def _put(self, subject: str, message: msgspec.Struct) -> int:
         self.check()

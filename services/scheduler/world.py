@@ -6,11 +6,18 @@ its own echo.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from schemas.active import ActiveEnvironment, ActiveFunction, ActiveRoute
+from schemas.active import (
+    Active,
+    ActiveEnvironment,
+    ActiveFunction,
+    ActiveRoute,
+    ActiveSubscription,
+    ActiveTimer,
+)
 from schemas.builds import Build, build_id
 from schemas.endpoints import Endpoint
 from schemas.pods import PodFact
@@ -145,6 +152,8 @@ class World:
         self.environments: dict[FunctionName, ActiveEnvironment] = {}
         self.active: dict[FunctionName, ActiveFunction] = {}
         self.routes: dict[FunctionName, ActiveRoute] = {}
+        self.timers: dict[FunctionName, ActiveTimer] = {}
+        self.subscriptions: dict[FunctionName, ActiveSubscription] = {}
         self.claims = Claims()
         self.statuses: dict[Object, Status] = {}
         self.builds: dict[str, Build] = {}
@@ -155,6 +164,31 @@ class World:
         """Those that collide with another, and are judged again when one goes."""
         self.users: dict[FunctionName, set[str]] = {}
         """Environment -> names of the functions whose spec names it."""
+
+    def put_active(self, active: Active) -> None:
+        """Take in an object that is in force."""
+        name = (active.namespace, active.name)
+        match active:
+            case ActiveFunction():
+                self.active[name] = active
+            case ActiveRoute():
+                self.routes[name] = active
+                self.claims.take(name, active.spec)
+            case ActiveEnvironment():
+                self.environments[name] = active
+            case ActiveTimer():
+                self.timers[name] = active
+            case ActiveSubscription():
+                self.subscriptions[name] = active
+
+    def in_force(self) -> tuple[tuple[str, Iterable[FunctionName]], ...]:
+        """Return the names of what is in force, by kind; environments have their own order."""
+        return (
+            ("function", self.active),
+            ("route", self.routes),
+            ("timer", self.timers),
+            ("subscription", self.subscriptions),
+        )
 
     def function(self, name: FunctionName) -> Function:
         """Return what is known of a function, which may be nothing yet."""

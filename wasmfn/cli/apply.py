@@ -6,7 +6,7 @@ from pathlib import Path, PurePath
 
 import click
 
-from schemas.specs import AnySpec, EnvironmentSpec, FunctionSpec, RouteSpec
+from schemas.specs import AnySpec, EnvironmentSpec, FunctionSpec
 from wasmfn.apply import Change, desired, difference, plan, to_yaml
 from wasmfn.cli.output import note, paint_diff, progress, write
 from wasmfn.cli.parameters import SPAN
@@ -168,7 +168,7 @@ async def _save_modules(
     await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
     files: dict[str, PurePath] = {}
     for key, spec in specs.items():
-        module = None if isinstance(spec, RouteSpec) else spec.module
+        module = spec.module if isinstance(spec, (FunctionSpec, EnvironmentSpec)) else None
         if module is None or module.sha256 in files:
             continue
         try:

@@ -11,11 +11,19 @@ from typing import Any, Final, NoReturn, TypeVar
 import click
 import msgspec
 
-from schemas.specs import AnySpec, EnvironmentSpec, FunctionSpec, Module, RouteSpec
+from schemas.specs import (
+    AnySpec,
+    EnvironmentSpec,
+    FunctionSpec,
+    Module,
+    RouteSpec,
+    SubscriptionSpec,
+    TimerSpec,
+)
 from wasmfn.cli.parameters import ENVIRONMENT, SECRET, SIZE, SPAN, Secret, Variable
 
 F = TypeVar("F", bound=Callable[..., Any])
-S = TypeVar("S", FunctionSpec, EnvironmentSpec, RouteSpec)
+S = TypeVar("S", FunctionSpec, EnvironmentSpec, RouteSpec, TimerSpec, SubscriptionSpec)
 
 MODULE_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 

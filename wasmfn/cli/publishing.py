@@ -5,17 +5,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from schemas.specs import AnySpec, EnvironmentSpec, FunctionSpec, Module, RouteSpec
+from schemas.specs import (
+    AnySpec,
+    EnvironmentSpec,
+    FunctionSpec,
+    Module,
+    RouteSpec,
+    SubscriptionSpec,
+    TimerSpec,
+)
 from wasmfn.cli.output import note, progress
 from wasmfn.client import Client
 from wasmfn.errors import ConflictError, RejectedError
-from wasmfn.objects import Key
+from wasmfn.objects import Key, verb_of
 from wasmfn.routing import file_name_of
 
-S = TypeVar("S", EnvironmentSpec, FunctionSpec, RouteSpec)
+S = TypeVar("S", EnvironmentSpec, FunctionSpec, RouteSpec, SubscriptionSpec, TimerSpec)
 
 WAIT_S = 60.0
-VERBS = {"environment": "env", "function": "fn", "route": "route"}
 
 
 async def upload(client: Client, file: Path | None) -> Module | None:
@@ -35,7 +42,7 @@ async def create_object(client: Client, key: Key, spec: AnySpec) -> None:
     """
     if await client.find(key) is not None:
         raise ConflictError(
-            f"{key} exists already; change it with `wasmfn {VERBS[key.kind]} update {key.name}`"
+            f"{key} exists already; change it with `wasmfn {verb_of(key.kind)} update {key.name}`"
         )
     revision = await client.publish(key, spec)
     try:

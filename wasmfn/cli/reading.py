@@ -18,7 +18,7 @@ from wasmfn.cli.output import (
 )
 from wasmfn.cli.parameters import NAME
 from wasmfn.cli.session import Session, with_session
-from wasmfn.objects import Key, Object, plain_spec, routes_to
+from wasmfn.objects import Key, Object, plain_spec, routes_to, verb_of
 from wasmfn.render import Line, Span, age, phase, printable
 
 if TYPE_CHECKING:
@@ -152,11 +152,8 @@ def trouble(thing: Object) -> str:
     return "" if thing.phase == "active" else thing.message
 
 
-_GROUPS = {"function": "fn", "environment": "env", "route": "route"}
-
-
 def _add(
     group: click.Group, verb: str, run: Callable[..., None], what: str, kind: str, example: str
 ) -> None:
-    help_text = f"{what}\n\nExample:\n  wasmfn {_GROUPS[kind]} {example}"
+    help_text = f"{what}\n\nExample:\n  wasmfn {verb_of(kind)} {example}"
     group.command(verb, help=help_text)(run)

@@ -30,6 +30,11 @@ SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "fn": ("fn:fn", "Functions: create, get, list, update, delete, test, logs."),
         "env": ("env:env", "Environments: modules and variables that functions share."),
         "route": ("route:route", "Routes: from a method and a path to a function."),
+        "timer": ("timer:timer", "Timers: call a function at set times."),
+        "subscription": (
+            "subscription:subscription",
+            "Subscriptions: call a function with messages of NATS.",
+        ),
         "secret": ("secret:secret", "Secrets of functions on this machine."),
     },
     "Invocations": {

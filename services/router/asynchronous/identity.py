@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+from schemas.invocations import invocation_id
 from schemas.names import new_correlation_id
 
 KEY_BYTES: Final = 255
@@ -66,9 +67,7 @@ def name_of(namespace: str, function: str, kind: str, key: bytes | str | None) -
     """
     if key is None:
         return new_correlation_id()
-    raw = key.encode() if isinstance(key, str) else key
-    text = b"\0".join((namespace.encode(), function.encode(), kind.encode(), raw))
-    return hashlib.sha256(text).hexdigest()[:32]
+    return invocation_id(namespace, function, kind, key)
 
 
 def is_name(text: str) -> bool:

@@ -14,6 +14,7 @@ from services.router.asynchronous.lanes import Lanes
 from services.router.asynchronous.metrics import AsyncMetrics
 from services.router.asynchronous.outbox import Outbox
 from services.router.asynchronous.store import Store
+from services.router.asynchronous.subscriptions import Subscriptions
 from services.router.limits import Limits
 from services.router.settings import RouterSettings
 from services.router.slots import Slots
@@ -45,9 +46,19 @@ class Asynchronous:
         self.acceptance = Acceptance(
             bus, store, metrics, emit, self.lanes.wake, settings.async_body_bytes
         )
+        self._subscriptions = Subscriptions(
+            bus,
+            store,
+            slots.state.subscriptions,
+            metrics,
+            emit,
+            self.lanes.wake,
+            lambda: self.acceptance.body_bytes,
+        )
 
     async def work(self, complete: asyncio.Event) -> None:
         """Run what is queued, for ever, once it is known what is in force."""
         await complete.wait()
-        async with self._letters.listening():
-            await self.lanes.survey()
+        async with self._letters.listening(), asyncio.TaskGroup() as parts:
+            parts.create_task(self.lanes.survey(), name="survey")
+            parts.create_task(self._subscriptions.run(), name="subscriptions")

@@ -17,12 +17,11 @@ from nats.js import errors as js_errors
 from schemas.invocations import DeadLetter, Invocation, Result
 from schemas.streams import DEAD, INVOCATIONS, RESULTS, Stream
 from services.bus.connection import Bus
+from services.bus.enqueue import enqueue
 from services.bus.errors import BusRefused, BusUnavailable, Conflict
 from services.bus.publish import publish, tombstone
 
 _READ_S: Final = 2.0
-_PER_SUBJECT: Final = "per subject"
-"""In what NATS says when a subject has the one message that it may have."""
 LEASE_MARGIN_S: Final = 10.0
 """How much longer a lease is than the function's timeout. It is extended long before."""
 
@@ -54,16 +53,7 @@ class Store:
             BusRefused: the queue is full, or the request is too large.
             BusUnavailable: NATS does not answer; it may be stored yet.
         """
-        try:
-            await publish(
-                self._bus,
-                _subject(INVOCATIONS, name_of(invocation)),
-                msgspec.json.encode(invocation),
-                message_id=f"{invocation.id}.{invocation.run}",
-            )
-        except BusRefused as refused:
-            if _PER_SUBJECT not in refused.reason:
-                raise
+        await enqueue(self._bus, invocation)
 
     async def queued(self, name: Name) -> Invocation | None:
         """Return an invocation that waits or runs."""
