@@ -66,6 +66,14 @@ def push(tag: str) -> str:
     return name(tag)
 
 
+def copy(tag: str, other: str) -> None:
+    """Give an image of the registry another name there."""
+    plain = ["--src-tls-verify=false", "--dest-tls-verify=false"]
+    node.run(
+        "skopeo", "copy", "--quiet", *plain, f"docker://{name(tag)}", f"docker://{name(other)}"
+    )
+
+
 def name(tag: str) -> str:
     """Return the name by which the lab's nodes pull what is called `tag`."""
     return f"{registry.NAME}/{tag}"

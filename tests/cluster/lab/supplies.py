@@ -55,13 +55,15 @@ def push_project() -> list[str]:
     version = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
     tags = {target: f"wasmfn/{target}:{version}" for target in TARGETS}
     pushed_for = paths.REGISTRY / "project"
-    key = _key(*tags.values())
-    if not pushed_for.exists() or pushed_for.read_text() != key:
-        for target, tag in tags.items():
-            arguments, contexts = {"BASE": IMAGE}, {"wheels": paths.WHEELS}
-            images.build(CHECKOUT, tag, target=target, arguments=arguments, contexts=contexts)
-            images.push(tag)
-        pushed_for.write_text(key)
+    # Labs of other checkouts give their images the same names in the store, which they share.
+    with lock(paths.ROOT / "project.lock"):
+        key = _key(*tags.values())
+        if not pushed_for.exists() or pushed_for.read_text() != key:
+            for target, tag in tags.items():
+                arguments, contexts = {"BASE": IMAGE}, {"wheels": paths.WHEELS}
+                images.build(CHECKOUT, tag, target=target, arguments=arguments, contexts=contexts)
+                images.push(tag)
+            pushed_for.write_text(key)
     return [images.name(tag) for tag in tags.values()]
 
 
