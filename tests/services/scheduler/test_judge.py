@@ -155,3 +155,22 @@ def test_a_changed_environment_makes_a_new_revision(function: int, env: int) -> 
     assert verdict.revision == max(function, env)
     # The image is resolved again when, and only when, the spec that names it was published.
     assert verdict.source == ImageSource("x", env)
+
+
+def test_an_image_runs_by_itself_only_where_the_platform_can_run_it() -> None:
+    spec = FunctionSpec(image="web:1", executor="deployment")
+    verdict = resolve(spec, 1, None)
+    assert isinstance(verdict, Rejected)
+    assert verdict.field == "$.executor"
+    assert "without Kubernetes" in verdict.message
+    assert resolve(spec, 1, None, runs_images=True) == Resolved(1, spec, None)
+
+
+def test_an_image_of_an_environment_runs_by_itself_and_a_module_does_not() -> None:
+    spec = FunctionSpec(environment="e", executor="deployment")
+    verdict = resolve(spec, 1, environment(image="web:1"), runs_images=True)
+    assert isinstance(verdict, Resolved)
+    assert (verdict.spec.image, verdict.source) == ("web:1", None)
+    verdict = resolve(spec, 1, environment(module=Module(SHA)), runs_images=True)
+    assert isinstance(verdict, Rejected)
+    assert verdict.field == "$.environment"
