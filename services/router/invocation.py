@@ -198,7 +198,9 @@ class Invocation:
             self._connection.expect_within(self._silence_s)
 
     def on_lost(self) -> None:
-        """Give up: the client has left."""
+        """Give up: the client has left, unless it was its connection that was broken off."""
+        if self.response_complete:
+            return
         self._workings.metrics.clients_gone += 1
         self._drop()
         self._end(_GONE)

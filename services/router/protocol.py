@@ -414,6 +414,8 @@ class ClientConnection(HttpToolsProtocol):
         if not (quiet and self._in_body):
             # Else it was answered early, and what is written now would be another's answer.
             headers, body = encode(problem, new_correlation_id())
+            if self.parser.get_method() == b"HEAD":
+                body = b""
             self.transport.write(front(problem.status, headers) + b"\r\n" + body)
         self._close_softly()
 

@@ -53,7 +53,7 @@ class Peer:
 
     async def chunks(self) -> bytes:
         body = b""
-        while size := int(await self.reader.readline(), 16):
+        while size := int(await self.reader.readuntil(b"\n"), 16):
             body += await self.reader.readexactly(size)
             await self.reader.readexactly(2)
         await self.reader.readline()

@@ -53,7 +53,7 @@ class Gate:
         self._protocol = client_protocol(client, Workings(*parts, trusted) if fast else None)
         self._config = uvicorn.Config(
             self.app, http=self._protocol, interface="asgi3", ws="none", log_config=None,
-            access_log=False,
+            access_log=False, proxy_headers=False,
         )  # fmt: skip
         self._server: asyncio.Server | None = None
         self.port = 0
