@@ -70,9 +70,10 @@ def _pod(argv: list[str]) -> int:
     except OSError as error:
         raise SettingsError(f"cannot start: {error}") from error
     host = Host()
-    budget = Budget(
-        read.memory_budget_mib, read.capacity + 2 * MOST_SPARES
-    )  # old ones may be ending
+    told = read.memory_budget_mib
+    budget_mib = settings.default_budget_mib() if told is None else told
+    # Twice the spare ones: some may be ending while others are made.
+    budget = Budget(budget_mib, read.capacity + 2 * MOST_SPARES)
     zygote = Zygote(host, engine_hash(host.engine), Log(), read.drain_s, budget)
     control = Control(
         listener=listener,

@@ -5,7 +5,6 @@ is told in `load`. Until it has locked itself in (see `confine`) no user code
 runs; after that nothing else does.
 """
 
-import asyncio
 import contextlib
 import gc
 import os
@@ -15,10 +14,9 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 import msgspec
-import uvloop
 
 from keeper import confine, logs, messages
 from keeper.answer import Program
@@ -26,6 +24,7 @@ from keeper.budget import Budget
 from keeper.call import Outcome
 from keeper.control import RefusedError
 from keeper.engine import Function, Host, ModuleError, Sandbox
+from keeper.loop import Loop
 from keeper.runner import Runner
 from keeper.scoreboard import Scoreboard
 from keeper.server import Connection
@@ -35,6 +34,7 @@ from schemas.specs import MIB
 DRAIN_LINGER_S: Final = 1.0
 """How long 421 is answered after the last request, while clients are connected: they may have
 sent one more before they were told."""
+_BACKLOG: Final = 1024
 _DRAIN_CHECK_S: Final = 0.02
 
 
@@ -90,17 +90,10 @@ def serve_local(
     """Become the process of a module that was given on the command line, and serve."""
     become(inherited, {descriptor, listener.fileno()})
     try:
-        child = Child(inherited, listener, plan, descriptor, new_loop())
+        child = Child(inherited, listener, plan, descriptor, Loop())
     except RefusedError as refused:
         end(inherited, str(refused), status=1)
     child.serve(lambda: tell(inherited, messages.Serving()))
-
-
-def new_loop() -> asyncio.AbstractEventLoop:
-    """Return the event loop of this process."""
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    asyncio.set_event_loop(loop)
-    return loop
 
 
 def last_words(channel: socket.socket, error: BaseException) -> None:
@@ -143,7 +136,7 @@ class Child:
         listener: socket.socket,
         plan: Plan,
         descriptor: int,
-        loop: asyncio.AbstractEventLoop,
+        loop: Loop,
     ) -> None:
         self._inherited = inherited
         self._listener = listener
@@ -160,7 +153,7 @@ class Child:
         except ModuleError as error:
             raise RefusedError("bad-artifact", str(error)) from error
         os.close(descriptor)
-        self._loop.set_exception_handler(self._on_defect)
+        self._loop.on_defect = self._on_defect
         scoreboard = inherited.scoreboard
         sandbox_mib = -(-plan.sandbox.memory_bytes // MIB)
         share = inherited.budget.share(inherited.budget_index, sandbox_mib)
@@ -179,21 +172,12 @@ class Child:
         """Lock in, call `ready` when the listener listens, answer requests until told to end."""
         self._inherited.channel.setblocking(False)
         self._loop.add_reader(self._inherited.channel.fileno(), self._on_message)
-        self._loop.run_until_complete(self._live(ready))
-        os._exit(1)  # nothing ends it but the exits below
-
-    async def _live(self, ready: Callable[[], None]) -> None:
-        # In one run of the loop: it makes sockets of its own when it starts.
-        server = await self._loop.create_server(
-            lambda: Connection(self._service),
-            sock=self._listener,
-            backlog=1024,
-            start_serving=False,
-        )
+        self._loop.listen(self._listener, lambda: Connection(self._service))
         self._lock_in()
-        await server.start_serving()
+        self._listener.listen(_BACKLOG)
         ready()
-        await server.serve_forever()
+        self._loop.run()
+        raise AssertionError("nothing ends the loop but the exits below")
 
     def _lock_in(self) -> None:
         """Give up everything that is not needed to serve."""
@@ -244,9 +228,8 @@ class Child:
             end(self._inherited, "drained, with requests still in flight at the deadline")
         self._loop.call_later(_DRAIN_CHECK_S, self._check_drained)
 
-    def _on_defect(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        error = context.get("exception")
-        what = place_of(error) if isinstance(error, BaseException) else str(context["message"])
+    def _on_defect(self, error: Exception) -> None:
+        what = place_of(error)
         self._log(logs.line(f"a defect: {what}", level="error", origin=self._plan.origin))
 
     def _report(self, request_id: str, status: int, outcome: Outcome) -> None:

@@ -19,7 +19,7 @@ import resource
 from pathlib import Path
 from typing import Final
 
-import pyseccomp  # type: ignore[import-untyped] # it has none
+from keeper.seccomp import Filter, equals, masked
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
@@ -59,36 +59,22 @@ _ALLOWED: Final = [
 
 def compile_filter() -> bytes:
     """Return the filter of system calls as a BPF program; made once, loaded by each child."""
-    rules = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.EPERM))
+    rules = Filter()
     for name in _ALLOWED:
-        rules.add_rule(pyseccomp.ALLOW, name)
+        rules.allow(name)
     # No page becomes executable any more: code is mapped before this.
-    not_executable = pyseccomp.Arg(2, pyseccomp.MASKED_EQ, _PROT_EXEC, 0)
-    rules.add_rule(pyseccomp.ALLOW, "mmap", not_executable)
-    rules.add_rule(pyseccomp.ALLOW, "mprotect", not_executable)
+    rules.allow("mmap", masked(2, _PROT_EXEC, 0))
+    rules.allow("mprotect", masked(2, _PROT_EXEC, 0))
     # Limits may be read (libc sizes thread stacks by them), not set.
-    rules.add_rule(pyseccomp.ALLOW, "prlimit64", pyseccomp.Arg(2, pyseccomp.EQ, 0))
+    rules.allow("prlimit64", equals(2, 0))
     # Threads, but no processes. clone3 hides its flags in memory: with ENOSYS
     # libc falls back to clone.
-    thread = pyseccomp.Arg(0, pyseccomp.MASKED_EQ, _CLONE_THREAD, _CLONE_THREAD)
-    rules.add_rule(pyseccomp.ALLOW, "clone", thread)
-    rules.add_rule(pyseccomp.ERRNO(errno.ENOSYS), "clone3")
-    with os.fdopen(os.memfd_create("filter", os.MFD_CLOEXEC), "w+b") as file:
-        rules.export_bpf(file)
-        file.seek(0)
-        return file.read()
-
-
-def forbid_io_uring() -> None:
-    """Make the kernel say that it has no io_uring, to this process and all its children.
-
-    What goes through a ring passes by the filter of system calls, and libuv
-    makes one whenever it can (it ignores UV_USE_IO_URING=0 for its epoll ring).
-    """
-    rules = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
-    for name in ("io_uring_setup", "io_uring_enter", "io_uring_register"):
-        rules.add_rule(pyseccomp.ERRNO(errno.ENOSYS), name)
-    rules.load()
+    rules.allow("clone", masked(0, _CLONE_THREAD, _CLONE_THREAD))
+    rules.deny("clone3", errno.ENOSYS)
+    try:
+        return rules.program()
+    finally:
+        rules.close()
 
 
 def die_with_parent(parent: int) -> None:

@@ -5,7 +5,6 @@ rehearsed (see `rehearsal`). It reads the call's body itself, so that code and
 secrets never pass through the zygote's memory.
 """
 
-import asyncio
 import contextlib
 import hashlib
 import os
@@ -18,9 +17,10 @@ import msgspec
 
 from keeper import artifact, confine, logs, messages
 from keeper.answer import Program
-from keeper.child import Child, Inherited, Plan, become, end, new_loop, tell
+from keeper.child import Child, Inherited, Plan, become, end, tell
 from keeper.control import ControlCall, RefusedError, Verify, response
 from keeper.engine import Sandbox
+from keeper.loop import Loop
 from keeper.rehearsal import rehearse
 from schemas.control import InstanceState, LoadReply, LoadRequest, decode_load
 from schemas.specs import MIB
@@ -43,7 +43,7 @@ def take_load(inherited: Inherited, loader: Loader, *, warm: bool) -> NoReturn:
     `warm`: there is time to rehearse before.
     """
     become(inherited, set())
-    loop = new_loop()
+    loop = Loop()
     if warm:
         # The threads that it starts are older than the lock, and keep this much.
         confine.keep_to(loader.cache_dir)
@@ -66,7 +66,7 @@ def _load(
     call: ControlCall,
     connection: socket.socket,
     listener: socket.socket,
-    loop: asyncio.AbstractEventLoop,
+    loop: Loop,
     steps: "_Steps",
 ) -> NoReturn:
     try:

@@ -6,7 +6,7 @@ through all that before: it answers a request over a socket pair with the host's
 own function.
 """
 
-import asyncio
+import contextlib
 import gc
 import socket
 from typing import Final
@@ -14,6 +14,7 @@ from typing import Final
 from keeper.answer import Program
 from keeper.budget import Budget
 from keeper.engine import Host
+from keeper.loop import Loop
 from keeper.runner import Runner
 from keeper.scoreboard import Scoreboard
 from keeper.server import Connection
@@ -27,7 +28,7 @@ _REQUEST: Final = (
 )
 
 
-def rehearse(host: Host, loop: asyncio.AbstractEventLoop) -> None:
+def rehearse(host: Host, loop: Loop) -> None:
     """Answer one request."""
     scoreboard = Scoreboard()
     share = Budget(0, 1).share(0, 1)
@@ -39,17 +40,18 @@ def rehearse(host: Host, loop: asyncio.AbstractEventLoop) -> None:
         loop,
         lambda *_: None,
     )
-    loop.run_until_complete(_exchange(service, loop))
+    ours, theirs = socket.socketpair()
+    connection = Connection(service)
+    loop.adopt(theirs, connection)
+    with ours:
+        ours.sendall(_REQUEST)
+        ours.settimeout(0)
+        answer = b""
+        while not answer:
+            loop.turn()
+            with contextlib.suppress(BlockingIOError):
+                answer = ours.recv(4096)
+    while connection in service.connections:
+        loop.turn()
     scoreboard.close()
     gc.collect()
-
-
-async def _exchange(service: Service, loop: asyncio.AbstractEventLoop) -> None:
-    ours, theirs = socket.socketpair()
-    with ours:
-        ours.setblocking(False)
-        transport, _ = await loop.connect_accepted_socket(lambda: Connection(service), theirs)
-        await loop.sock_sendall(ours, _REQUEST)
-        await loop.sock_recv(ours, 4096)
-        transport.close()
-        await asyncio.sleep(0)

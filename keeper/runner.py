@@ -10,7 +10,6 @@ process because the call is past its deadline. A function that sleeps wants
 more processes, not more concurrency.
 """
 
-import asyncio
 from collections import deque
 from collections.abc import Callable
 
@@ -18,6 +17,7 @@ from keeper.answer import Invocation
 from keeper.budget import Share
 from keeper.call import Call, Outcome
 from keeper.engine import Function
+from keeper.loop import Loop
 from keeper.scoreboard import Scoreboard
 
 Done = Callable[[Outcome], None]
@@ -31,7 +31,7 @@ class Runner:
         function: Function,
         scoreboard: Scoreboard,
         budget: Share,
-        loop: asyncio.AbstractEventLoop,
+        loop: Loop,
     ) -> None:
         self._function = function
         self._scoreboard = scoreboard

@@ -12,10 +12,9 @@ Standalone there is no token, and 421 would mean nothing to a client: it says
 503 with Retry-After instead.
 """
 
-import asyncio
 from collections import deque
 from http import HTTPStatus
-from typing import Final, cast
+from typing import Final
 
 import httptools
 import msgspec
@@ -30,6 +29,7 @@ from keeper.answer import (
     refusal,
 )
 from keeper.call import Outcome
+from keeper.loop import Stream
 from keeper.service import Reason, Service
 from schemas.control import INSTANCE_HEADER, REASON_HEADER, RUN_MS_HEADER
 
@@ -75,7 +75,7 @@ class _Exchange:
         self.refused: Answer | None = None
 
 
-class Connection(asyncio.Protocol):
+class Connection:
     """A client's connection. Requests that come early wait their turn (RFC 9112, 9.3.2)."""
 
     def __init__(self, service: Service) -> None:
@@ -95,10 +95,9 @@ class Connection(asyncio.Protocol):
 
     # Transport side.
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: Stream) -> None:
         """Start, unless there are too many connections already."""
-        # uvloop's transports do not inherit from asyncio's.
-        self._transport = cast("asyncio.Transport", transport)
+        self._transport = transport
         peer = transport.get_extra_info("peername")
         self._peer = peer[0] if isinstance(peer, tuple) else ""
         if not self._service.connected(self):

@@ -1,6 +1,5 @@
 """What all connections of a child share: its function, its limits and its load."""
 
-import asyncio
 import hmac
 from collections.abc import Callable
 from typing import Final, Literal, Protocol
@@ -10,6 +9,7 @@ import msgspec
 from keeper.answer import Program
 from keeper.budget import Share
 from keeper.call import Outcome
+from keeper.loop import Loop
 from keeper.runner import Runner
 from keeper.scoreboard import Scoreboard
 
@@ -42,7 +42,7 @@ class Service:
         runner: Runner,
         scoreboard: Scoreboard,
         budget: Share,
-        loop: asyncio.AbstractEventLoop,
+        loop: Loop,
         report: Failed,
     ) -> None:
         self.serving = serving

@@ -55,7 +55,6 @@ class Zygote:
         drain_s: float,
         budget: Budget,
     ) -> None:
-        confine.forbid_io_uring()
         self._filter_program = confine.compile_filter()
         self._host = host
         self.engine_hash = engine_hash

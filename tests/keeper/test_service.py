@@ -1,7 +1,9 @@
 """What the server does by the clock and by count, in this process, with the time given."""
 
 import asyncio
+import contextlib
 import os
+import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -11,6 +13,7 @@ from keeper import service as service_module
 from keeper.answer import Program
 from keeper.budget import Budget
 from keeper.engine import Function, Host, Sandbox
+from keeper.loop import Loop
 from keeper.runner import Runner
 from keeper.scoreboard import Scoreboard
 from keeper.server import BODY_TIMEOUT_S, HEAD_TIMEOUT_S, IDLE_TIMEOUT_S, Connection
@@ -41,7 +44,7 @@ async def server(compiler: Any, standard_streams: None) -> AsyncIterator[Server]
     sandbox = Sandbox(64 * MIB, 64 * MIB, timeout_s=10)
     function = Function(Host(), f"/proc/self/fd/{descriptor}", sandbox, {})
     os.close(descriptor)
-    loop = asyncio.get_running_loop()
+    loop = Loop()
     scoreboard = Scoreboard()
     share = Budget(0, 1).share(0, 1)
     service = Service(
@@ -52,13 +55,26 @@ async def server(compiler: Any, standard_streams: None) -> AsyncIterator[Server]
         loop,
         lambda *_: None,
     )
-    listening = await loop.create_server(lambda: Connection(service), "127.0.0.1", 0)
-    yield Server(service, listening.sockets[0].getsockname()[1])
-    listening.close()
+    listener = socket.create_server(("127.0.0.1", 0))
+    loop.listen(listener, lambda: Connection(service))
+    turning = asyncio.create_task(turn(loop))
+    yield Server(service, listener.getsockname()[1])
     for connection in list(service.connections):
         connection._transport.abort()  # type: ignore[attr-defined]
-    await asyncio.sleep(0)
+    await until(lambda: not service.connections)
+    turning.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await turning
+    listener.close()
     function.close()
+
+
+async def turn(loop: Loop) -> None:
+    """Run the keeper's loop within asyncio's, where the clients are."""
+    while True:
+        loop.call_soon(lambda: None)  # so that it does not wait
+        loop.turn()
+        await asyncio.sleep(0.0005)
 
 
 async def until(condition: Callable[[], bool]) -> None:
