@@ -32,8 +32,8 @@ CMD ["python3"]
 
 def make() -> None:
     """Make the image and fetch the wheels, as far as the cache has not got them."""
+    wheels()
     with lock(paths.ROOT / "base.lock"):
-        _make_wheels()
         root = paths.IMAGES / "python-root.tar"
         if not root.exists():
             _bootstrap(root)
@@ -60,7 +60,7 @@ def push_project() -> list[str]:
         key = _key(*tags.values())
         if not pushed_for.exists() or pushed_for.read_text() != key:
             for target, tag in tags.items():
-                arguments, contexts = {"BASE": IMAGE}, {"wheels": paths.WHEELS}
+                arguments, contexts = {"BASE": IMAGE}, {"wheels": wheels()}
                 images.build(CHECKOUT, tag, target=target, arguments=arguments, contexts=contexts)
                 images.push(tag)
             pushed_for.write_text(key)
@@ -97,16 +97,20 @@ def _bootstrap(root: Path) -> None:
     new.rename(root)
 
 
-def _make_wheels() -> None:
-    """Fetch what requirements.lock names, again whenever it names something else."""
+def wheels() -> Path:
+    """Return the directory with what requirements.lock names; it is made if it is missing.
+
+    Each content of the file has its own: another checkout may be building from another one.
+    """
     lock_file = CHECKOUT / "requirements.lock"
-    key = hashlib.sha256(lock_file.read_bytes()).hexdigest()
-    made = paths.WHEELS / "made-for"
-    if made.exists() and made.read_text() == key:
-        return
-    shutil.rmtree(paths.WHEELS, ignore_errors=True)
-    # By Debian's Python, which is the image's too.
-    python = paths.VENV / "bin/python"
-    options = ["--no-deps", "--require-hashes", f"--wheel-dir={paths.WHEELS}"]
-    run(python, "-m", "pip", "-q", "wheel", *options, "-r", lock_file)
-    made.write_text(key)
+    place = paths.WHEELS / hashlib.sha256(lock_file.read_bytes()).hexdigest()[:16]
+    with lock(paths.ROOT / "wheels.lock"):
+        if not place.exists():
+            new = place.with_suffix(".new")
+            shutil.rmtree(new, ignore_errors=True)
+            # By Debian's Python, which is the image's too.
+            python = paths.VENV / "bin/python"
+            options = ["--no-deps", "--require-hashes", f"--wheel-dir={new}"]
+            run(python, "-m", "pip", "-q", "wheel", *options, "-r", lock_file)
+            new.rename(place)
+    return place
