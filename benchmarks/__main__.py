@@ -3,7 +3,7 @@
     python -P -m benchmarks router --seconds 3
     python -P -m benchmarks all --full
     python -P -m benchmarks report              tables and plots of what was measured before
-    python -P -m benchmarks report --markdown   the same tables for a document
+    python -P -m benchmarks publish             take them into docs/performance.md
 
 A topic that saw a wrong answer reports nothing, and the exit code is 1.
 """
@@ -19,9 +19,11 @@ from pathlib import Path
 from benchmarks.harness import plot, report
 from benchmarks.harness.machine import describe
 from benchmarks.harness.processes import ROOT
+from benchmarks.harness.publish import publish
 from benchmarks.harness.result import MissingError, Options, Result, WrongAnswerError
 
 OUT = ROOT / "build" / "benchmarks"
+DOCUMENT = ROOT / "docs" / "performance.md"
 TOPICS = tuple(
     file.stem
     for file in sorted(Path(__file__).parent.glob("topics/*.py"))
@@ -36,7 +38,7 @@ def main(arguments: list[str]) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    choices = (*TOPICS, "all", "report")
+    choices = (*TOPICS, "all", "report", "publish")
     parser.add_argument(
         "topics", nargs="+", choices=choices, metavar="TOPIC", help=", ".join(choices)
     )
@@ -45,15 +47,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--full", action="store_true", help="all counts of the targets")
     parser.add_argument("--tiny", action="store_true", help="only see that it works")
     parser.add_argument("--out", type=Path, default=OUT, help="where JSON and plots go")
-    parser.add_argument("--markdown", action="store_true", help="tables of `report` as Markdown")
     flags = parser.parse_args(arguments)
     if flags.topics == ["report"]:
         for file in sorted(flags.out.glob("*.json")):
-            kept = report.read(file)
-            if flags.markdown:
-                print(f"## {kept.result.title}\n\n{report.markdown(kept)}")
-            else:
-                _show(kept, flags.out)
+            _show(report.read(file), flags.out)
+        return 0
+    if flags.topics == ["publish"]:
+        print("published:", *publish(flags.out, DOCUMENT))
         return 0
     options = Options(seconds=flags.seconds, runs=flags.runs, full=flags.full, tiny=flags.tiny)
     command = _command(flags)
