@@ -50,6 +50,11 @@ def spec(scaling: Scaling) -> FunctionSpec:
     return FunctionSpec(module=Module(SHA, "f.wasm"), scaling=scaling)
 
 
+def image(scaling: Scaling) -> FunctionSpec:
+    one_each = msgspec.structs.replace(scaling, processes=1)
+    return FunctionSpec(image="web:1", executor="deployment", scaling=one_each)
+
+
 def function(revision: int, scaling: Scaling) -> ActiveFunction:
     return ActiveFunction(
         "default", "f", revision, spec(scaling), build_id(SOURCE), ARTIFACT, "f.wasm"
@@ -284,6 +289,26 @@ def test_it_comes_to_rest_with_what_is_wanted_or_with_what_was_good(
         scaling = end.active.spec.scaling
         least, _ = bounds(scaling)
         assert len(published and end.processes) >= min(least, processes_for(scaling, end.load))
+
+
+@given(views(), SCALINGS, st.booleans())
+def test_an_image_of_its_own_comes_to_rest_without_a_build(
+    view: View, scaling: Scaling, loads: bool
+) -> None:
+    # Only keepers are replaced under their processes.
+    processes = tuple(msgspec.structs.replace(one, moving=False) for one in view.processes)
+    wanted = Resolved(view.observed, image(scaling), None)
+    start = msgspec.structs.replace(view, wanted=wanted, processes=processes)
+    assert not [action for action in plan(start) if isinstance(action, RequestBuild)]
+    model = Model(start, loads, builds=False)
+    model.run()
+    end = model.view
+    assert end.status is not None
+    assert end.active is not None or not loads
+    assert end.status.phase == (
+        "active" if end.active and end.active.artifact is None else "failed"
+    )
+    assert all(one.published and one.state == "serving" for one in end.processes)
 
 
 @given(views())
