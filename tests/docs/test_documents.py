@@ -105,3 +105,12 @@ def test_upstreams_commands_work_as_the_readme_shows_them(platform: LocalPlatfor
     run(platform, script)
     answer = run(platform, f'curl -sf -d \'{{"args": ["2", "1"]}}\' {platform.http}/sort')
     assert answer == '{"status":0,"output":["1 2"],"exit_code":0,"stderr":""}'
+
+
+def test_what_the_document_on_asynchronous_calls_shows_works(platform: LocalPlatform) -> None:
+    text = (ROOT / "docs/asynchronous.md").read_text()
+    for block in SHELL.findall(text):
+        for command in lines_of(block):
+            said = run(platform, command)
+            if command.startswith("curl"):
+                assert said.startswith("HTTP/1.1 202"), said

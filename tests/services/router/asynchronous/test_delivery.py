@@ -297,3 +297,21 @@ async def test_an_invocation_stored_without_a_consumer_is_found(platform: Platfo
     await ended(router, location)
     await platform.js.delete_consumer("INVOCATIONS", "default_f")
     assert (await ended(router, await accepted(router)))["state"] == "done"
+
+
+async def test_a_dead_letter_that_finds_no_room_keeps_its_invocation_in_the_queue(
+    platform: Platform,
+) -> None:
+    router = await ready(platform, answering("404 A"))
+    config = (await platform.js.stream_info("DEAD")).config
+    await platform.js.update_stream(config.evolve(max_bytes=1024))
+    location = await accepted(router, b"x" * 4000)
+    await eventually(lambda: bool(platform.instances[0].calls))
+    # Long enough for several refusals: each is a second apart.
+    await asyncio.sleep(2.5)
+    assert (await platform.js.stream_info("INVOCATIONS")).state.messages == 1
+    assert (await told(router, location))["state"] == "accepted"
+    await platform.js.update_stream(config)
+    assert (await ended(router, location))["state"] == "dead"
+    assert len(await dead_letters(platform)) == 1
+    assert len(platform.instances[0].calls) == 1
