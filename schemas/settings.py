@@ -5,7 +5,6 @@ or an unknown variable stops the service at once with the variable's name,
 because a setting that is silently ignored is found out in production.
 """
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +30,8 @@ def read_settings(struct: type[S], prefix: str, environ: Mapping[str, str], file
     """
     values: dict[str, Any] = {}
     if file:
+        import tomllib  # noqa: PLC0415 - a keeper has no file, and starts while somebody waits
+
         try:
             values = tomllib.loads(Path(file).read_text("utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
