@@ -146,6 +146,14 @@ def family(root: int) -> list[int]:
     return found
 
 
+def only_child(root: int) -> int:
+    """Return the one process below `root`: a keeper's, which runs the function."""
+    below = family(root)[1:]
+    if len(below) != 1:
+        raise RuntimeError(f"the process {root} has {len(below)} below it, not one")
+    return below[0]
+
+
 def cpu_s(root: int) -> float:
     """Return the processor time that `root` and all below it have used."""
     ticks = 0

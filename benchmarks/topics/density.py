@@ -18,7 +18,7 @@ from benchmarks.harness.platform import (
     publish,
     running_platform,
 )
-from benchmarks.harness.processes import HOST, ROOT, family, pss_kib
+from benchmarks.harness.processes import HOST, ROOT, family, only_child, pss_kib
 from benchmarks.harness.result import Figure, Options, Result, Target
 from schemas.specs import Scaling
 
@@ -86,7 +86,7 @@ def _keepers_kib(root: int) -> int:
 def _in_flight(count: int) -> float:
     """Return KiB that each of `count` invocations in flight adds to a keeper."""
     with contestants.keeper(SPIN, "--timeout", "15", "--memory-mib", "16") as serving:
-        child = max(family(serving.pid), key=pss_kib)
+        child = only_child(serving.pid)
         with contextlib.ExitStack() as stack:
             # The first call makes what all share.
             _spin(stack, serving.port)

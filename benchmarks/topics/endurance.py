@@ -5,7 +5,7 @@ import time
 
 from benchmarks import contestants
 from benchmarks.harness import wrk
-from benchmarks.harness.processes import HOST, family, open_files, rss_kib
+from benchmarks.harness.processes import HOST, only_child, open_files, rss_kib
 from benchmarks.harness.result import Figure, Options, Result, Target, WrongAnswerError
 from benchmarks.topics.keeper import BODY, sorted_right
 
@@ -23,7 +23,7 @@ def measure(options: Options) -> Result:
         while True:
             # Between two runs of wrk, when all its connections are closed.
             _until_disconnected(serving.pid)
-            child = max(family(serving.pid), key=rss_kib)
+            child = only_child(serving.pid)
             memory.append(rss_kib(child) / 1024)
             files.append(float(open_files(child)))
             times.append(float(done))
@@ -56,7 +56,7 @@ def _few(port: int, count: int) -> int:
 
 
 def _until_disconnected(root: int) -> None:
-    child = max(family(root), key=rss_kib)
+    child = only_child(root)
     before = -1
     while (now := open_files(child)) != before:
         before = now
