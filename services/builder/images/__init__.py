@@ -1,9 +1,11 @@
 """Where a module's OCI image comes from: the builder's one seam to its platform."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from services.builder.garbage import Stored
+if TYPE_CHECKING:
+    # `fetch` runs in images that have nothing but it and the standard library.
+    from services.builder.garbage import Stored
 
 Tell = Callable[[str], None]
 """Takes a sentence about what is under way, for people to follow."""
@@ -30,7 +32,7 @@ class ImageBuilder(Protocol):
         """
         ...
 
-    async def made(self) -> list[Stored]:
+    async def made(self) -> "list[Stored]":
         """Return the images that lie about on this machine, by the ids of their builds.
 
         Those in a registry are the registry's to collect. Raises OSError.
