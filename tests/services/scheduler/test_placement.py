@@ -2,7 +2,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.scheduler.placement import Keeper, change, choose
+from services.scheduler.placement import Change, Keeper, change, choose
 
 NAMESPACE = st.sampled_from(["a", "b"])
 ENGINE = st.sampled_from(["e1", "e2"])
@@ -124,6 +124,13 @@ def test_while_what_replaces_them_does_not_come_up_outdated_keepers_serve_and_ta
     decided = change(have, needed=True, wanted_room=1, capacity=4, most=1, linger_s=0)
     assert (decided.start, decided.stop, decided.retire) == (0, (), "")
     assert choose(have, "a", "", "e") == "old"
+
+
+def test_an_outdated_keeper_serves_on_until_there_is_room_for_all_that_it_holds() -> None:
+    have = [keeper("old", 4, outdated=True), keeper("new", 2)]
+    asked = {"needed": True, "wanted_room": 0, "capacity": 4, "linger_s": 60}
+    assert change(have, most=1, **asked) == Change()  # type: ignore[arg-type]
+    assert change(have, most=2, **asked) == Change(start=1)  # type: ignore[arg-type]
 
 
 def test_an_outdated_keeper_that_never_came_up_goes_too() -> None:
