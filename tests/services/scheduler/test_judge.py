@@ -68,7 +68,15 @@ def test_json_nested_without_end_is_refused() -> None:
         ("route", {"function": "f", "path": "a"}, None, ("slash",)),
         ("route", {"function": "f", "path": "/", "methods": ["BREW"]}, "$.methods[0]", ("BREW",)),
         ("environment", {"module": {"sha256": SHA}, "image": "x"}, None, ("not both",)),
-        ("timer", {}, None, ("'timer'", "function")),
+        ("widget", {}, None, ("'widget'", "function")),
+        ("timer", {"function": "f", "schedule": "often"}, "$.schedule", ("'often'", "cron")),
+        ("timer", {"function": "f", "schedule": "* * * * *", "timezone": "Mars"}, "$.timezone",
+         ("'Mars'", "Europe/Berlin")),
+        ("subscription", {"function": "f", "subject": "wasmfn.>"}, None, ("not a user's",)),
+        ("subscription", {"function": "f", "subject": "a", "stream": "S", "reply": True}, None,
+         ("`reply`",)),
+        ("function", {"environment": "e", "asynchronous": {"retry": {"attempts": 0}}},
+         "$.asynchronous.retry.attempts", (">= 1",)),
     ],
 )  # fmt: skip
 def test_a_refusal_names_the_field_and_says_what_is_right(
