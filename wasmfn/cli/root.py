@@ -21,7 +21,10 @@ SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "doctor": ("doctor:doctor", "Check the platform and say what to do."),
     },
     "Deploy": {
-        "deploy": ("deploy:deploy", "Make a module answer HTTP, and wait until it does."),
+        "deploy": (
+            "deploy:deploy",
+            "Make a module, or an image, answer HTTP, and wait until it does.",
+        ),
         "dev": ("dev:dev", "Deploy a module again whenever its file changes."),
         "apply": ("apply:apply", "Make the platform what YAML files say."),
         "export": ("apply:export", "Print every spec as YAML that apply takes."),
