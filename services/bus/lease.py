@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 _RELEASE_S = 1.0
 _RETRY_S = 0.2
+_CANCEL_AGAIN_S = 5.0
 
 
 class Reign:
@@ -121,8 +122,11 @@ class _Contest:
         finally:
             finished = body.done()
             reign.lost.set()
-            body.cancel()
-            await asyncio.wait({body})
+            while not body.done():
+                # One may be lost in a library, as when it comes together with what was waited for;
+                # then we would neither lead nor contend for ever.
+                body.cancel()
+                await asyncio.wait({body}, timeout=_CANCEL_AGAIN_S)
             log.info("no longer leading", extra={"lease": self._name, "term": reign.term})
             await self._release()
         if finished:

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from schemas.streams import LEASES, Lease
+from services.bus import lease
 from services.bus.connection import connect
 from services.bus.election import LEASE_S
 from services.bus.lease import Reign, lead
@@ -150,3 +151,24 @@ async def test_what_is_no_lease_on_the_subject_is_outlasted(server):
         await bus.js.publish("wasmfn.leases.scheduler", b"what?")
     async with contender(server, throne, "a"):
         await throne.until("a")
+
+
+async def test_a_leader_that_misses_that_it_was_deposed_is_told_again(server, monkeypatch):
+    monkeypatch.setattr(lease, "_CANCEL_AGAIN_S", 0.05)
+    reigns: asyncio.Queue[Reign] = asyncio.Queue()
+
+    async def govern(reign: Reign) -> None:
+        reigns.put_nowait(reign)
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+    async with connect(server.settings, "a") as bus:
+        leading = asyncio.create_task(lead(bus, "scheduler", "a", govern))
+        async with asyncio.timeout(60):
+            first = await reigns.get()
+            with server.frozen():
+                await first.lost.wait()
+            assert (await reigns.get()).term > first.term
+            leading.cancel()
+            await asyncio.wait({leading})
