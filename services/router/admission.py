@@ -8,6 +8,8 @@ read: framing, path, route, function.
 
 from typing import NamedTuple
 
+import msgspec
+
 from schemas.invocations import RESERVED_PATH
 from services.router.asynchronous.identity import prefers_async
 from services.router.framing import BadRequest, Header, Incoming, Outgoing, outgoing, read_request
@@ -40,7 +42,7 @@ class Head(NamedTuple):
     """Decoded."""
 
 
-class Admitted(NamedTuple):
+class Admitted(msgspec.Struct, frozen=True, gc=False):
     """A request that may be made."""
 
     head: Head

@@ -30,7 +30,7 @@ from services.router.framing import chunk, header_lines, id_lines, parameter_hea
 from services.router.limits import REPLAY_BYTES, answer_deadline_s
 from services.router.metrics import NOBODY
 from services.router.problems import Problem
-from services.router.reply import Reply, TooLong, write_problem
+from services.router.reply import Reply, TooLong, whole_answer, write_problem
 from services.router.request import Client, Request
 from services.router.retry import (
     NOT_EXECUTED,
@@ -235,8 +235,24 @@ class Invocation:
         if self._upload is not None:
             self._upload.invite()
 
-    @_guarded
     def on_head(self, head: AnswerHead, data: bytes, ended: bool) -> None:
+        # As most answers are: here in one piece. The rest of this class is for the others.
+        if ended and head.status < 400 and self._cold is None:
+            try:
+                whole = whole_answer(
+                    self._request, self._client, head, data, close=not self.keep_alive
+                )
+            except ValueError:
+                whole = None
+            if whole is not None:
+                self._connection = None
+                self._client.write(whole)
+                self._finish(head.status)
+                return
+        self._begin_reply(head, data, ended)
+
+    @_guarded
+    def _begin_reply(self, head: AnswerHead, data: bytes, ended: bool) -> None:
         connection = self._connection
         assert connection is not None  # noqa: S101 - it is what calls
         failure: Failure | None = None
@@ -326,9 +342,12 @@ class Invocation:
             self.on_failure(failed.failure)
         else:
             self._connecting = None
-            self._send(connection)
+            self._on_connected(connection)
 
     @_guarded
+    def _on_connected(self, connection: Connection) -> None:
+        self._send(connection)
+
     def _send(self, connection: Connection) -> None:
         """Send the request, or begin to: the upload does what is left."""
         verdict = self._request.verdict
@@ -349,15 +368,13 @@ class Invocation:
             connection.start(self, method, with_token(self._head, token, ask=True))
             self._upload = Upload(self, connection, self._pieces, self._silence_s, chunked=chunked)
             return
-        body = b"".join(self._pieces)
+        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         if chunked:
             body = chunk(body) + chunk(b"") if body else chunk(b"")
-        connection.start(self, method, with_token(self._head, token) + body)
-        connection.finish()
-        connection.expect_within(self._silence_s)
+        connection.call(self, method, with_token(self._head, token) + body, self._silence_s)
 
     def _request_head(self, verdict: Admitted) -> bytes:
-        head, match, _ = verdict
+        head, match = verdict.head, verdict.match
         trace = self._request.trace
         lines = head.outgoing.front + self._client.origin_lines(
             head.incoming.host, head.outgoing.chained
@@ -402,9 +419,7 @@ class Invocation:
         assert connection is not None  # noqa: S101 - the answer comes from it
         if ended:
             self._connection = None
-            self._release(None)
-            self._end(reply.status)
-            self._client.on_answered(self.keep_alive)
+            self._finish(reply.status)
         elif more:
             connection.expect_within(self._silence_s)
         else:
@@ -455,6 +470,12 @@ class Invocation:
     @property
     def _key(self) -> Key:
         return NOBODY if self._function is None else self._function.key
+
+    def _finish(self, status: int) -> None:
+        """End: the answer is written whole."""
+        self._release(None)
+        self._end(status)
+        self._client.on_answered(self.keep_alive)
 
     def _end(self, status: int) -> None:
         if not self.response_complete:

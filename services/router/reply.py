@@ -84,6 +84,24 @@ class Reply:
         return self._client.write(self._head + b"".join(pieces))
 
 
+def whole_answer(
+    request: Request, client: Client, head: AnswerHead, data: bytes, *, close: bool
+) -> bytes | None:
+    """Return an answer of which all is here, None if it takes more than to put it together.
+
+    Raises:
+        ValueError: it must not be passed on.
+    """
+    if head.length < 0 or request.method == "HEAD":
+        return None
+    return (
+        answer_head(
+            head.front, client.common_lines(), request.trace.request_id, chunked=False, close=close
+        )
+        + data
+    )
+
+
 def write_problem(client: Client, request: Request, problem: Problem, *, close: bool) -> None:
     """Answer `problem`, whole."""
     request_id = request.trace.request_id

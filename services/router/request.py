@@ -1,13 +1,15 @@
 """A request as its connection hands it to an invocation, and what that wants of the connection."""
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+import msgspec
 
 from services.router.admission import Admitted
 from services.router.problems import Problem
 from services.router.tracing import Trace
 
 
-class Request(NamedTuple):
+class Request(msgspec.Struct, frozen=True, gc=False):
     """A request whose head is read and judged."""
 
     method: str

@@ -146,7 +146,9 @@ class Slots:
 
     def take(self, function: Key) -> Candidate | None:
         """Return a slot if one is free and nobody waits for it."""
-        return None if self.lot.waiting(function) else self._take(function)
+        if self.lot.parked and self.lot.waiting(function):
+            return None
+        return self._take(function)
 
     def park(self, function: Key, waiter: Waiter) -> None:
         """Let `waiter` wait for a slot. It may be told how that ended before this returns."""
@@ -209,7 +211,7 @@ class Slots:
             self._eject(function, candidate, cause)
         elif cause is None and candidate.failures:
             candidate.failures = 0
-        if self.lot.waiting(function):
+        if self.lot.parked and self.lot.waiting(function):
             self.serve(function)
 
     def serve(self, function: Key) -> None:

@@ -99,6 +99,12 @@ class Connection(asyncio.Protocol):
         """Whether a request may be started on it."""
         return self._transport is not None and not self._transport.is_closing()
 
+    def call(self, receiver: Receiver, method: str, data: bytes, within_s: float) -> None:
+        """Make a request; `data` is all of it. Something of the answer must come in time."""
+        self.start(receiver, method, data)
+        self._request_sent = True
+        self._deadline.within(within_s)
+
     def start(self, receiver: Receiver, method: str, data: bytes) -> None:
         """Begin a request; `data` is its head and what there is of its body."""
         self._receiver = receiver

@@ -227,7 +227,7 @@ def counts_of(gate: Gate) -> list[object]:
         sorted((key, series.classes) for key, series in metrics._series.items()),
         metrics.retries, metrics.cold_starts, metrics.overflows, metrics.truncated,
         metrics.clients_gone, sorted(metrics.ejections.items()),
-        [demand.reason for demand in gate.demands], gate.quiet(),
+        gate.quiet(),
     ]  # fmt: skip
 
 
