@@ -179,6 +179,15 @@ def open_files(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
+def open_sockets(pid: int) -> int:
+    """Return how many of the descriptors are sockets."""
+    found = 0
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found += str(link.readlink()).startswith("socket:")
+    return found
+
+
 def _kib(file: Path, field: str) -> int:
     lines = file.read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field))

@@ -86,11 +86,11 @@ def _keepers_kib(root: int) -> int:
 def _in_flight(count: int) -> float:
     """Return KiB that each of `count` invocations in flight adds to a keeper."""
     with contestants.keeper(SPIN, "--timeout", "15", "--memory-mib", "16") as serving:
-        child = only_child(serving.pid)
         with contextlib.ExitStack() as stack:
             # The first call makes what all share.
             _spin(stack, serving.port)
             time.sleep(SETTLE_S)
+            child = only_child(serving.pid)
             before = pss_kib(child)
             for _ in range(count):
                 _spin(stack, serving.port)
