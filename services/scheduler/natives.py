@@ -14,6 +14,7 @@ is ended its endpoint is withdrawn, and what it may still have is waited for.
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Final
@@ -42,9 +43,12 @@ COME_S: Final = 900.0
 """How long a native may take to serve: its image may be large, and a node may have to come."""
 SLOW_S: Final = 15.0
 """What takes longer is told of even if the cluster names no reason."""
+SETTLE_S: Final = 1.0
+"""How long a native of a new revision must have served before it puts the revision in force: some
+listen first, and fail at what they do next."""
 _LAST_WORDS_S: Final = 3.0
 """How much later than its node the cluster may say how a container ended, and what it said."""
-_ASK_S: Final = 1.0
+_ASK_S: Final = 0.5
 """How often the cluster is asked why it makes no pod."""
 _YOUNG_S: Final = 10.0
 """A native that ends before this age counts as a failed load."""
@@ -105,6 +109,8 @@ class NativeFleet:
         self._pods: dict[str, _Pod] = {}
         self._workloads: dict[Revision, Workload] = {}
         self._awaited: dict[Revision, dict[str, _Awaited]] = {}
+        self._died: Counter[Revision] = Counter()
+        """How many natives in a row ended young."""
         self.on_function: Callable[[FunctionName], None] = lambda name: None
 
     def functions(self) -> set[FunctionName]:
@@ -241,9 +247,8 @@ class NativeFleet:
             if known.state != "lost":
                 ended = pod.fact.reason if pod is not None and pod.fact is not None else ""
                 reason = f"its pod ended: {ended}" if ended else "its pod is gone"
-                if known.state == "serving" and now - known.loaded < _YOUNG_S:
-                    # Making the next one at once would go on for ever.
-                    self._world.function(name).fail(known.endpoint.revision, reason, now)
+                if known.state == "serving":
+                    self._ended(known, reason, now)
                 known.state, known.reason = "lost", known.reason or reason
         elif known.state == "serving" and pod.ending:
             self.drain(known, "its pod was told to end")
@@ -255,17 +260,32 @@ class NativeFleet:
             if is_drained(now - known.withdrawn, load, timeout_s):
                 known.state = "lost"
 
+    def _ended(self, known: Instance, reason: str, now: float) -> None:
+        """Have the revision of a native left alone for longer each time that one ends young."""
+        name = (known.endpoint.namespace, known.endpoint.function)
+        of = (*name, known.endpoint.revision)
+        if now - known.loaded >= _YOUNG_S:
+            self._died.pop(of, None)
+            return
+        self._died[of] += 1
+        # It has served, and so nothing is remembered of the failures before.
+        for _ in range(min(self._died[of], 8)):
+            self._world.function(name).fail(of[2], reason, now)
+
     def _introduce(self, name: FunctionName, pod: _Pod, now: float) -> None:
         """Make a native that has begun to serve an instance of its function."""
         assert pod.fact is not None  # noqa: S101 - its node says that it serves
+        active = self._world.active.get(name)
+        in_force = active is not None and active.revision == pod.of[2]
+        if not in_force and now - pod.heard < SETTLE_S:
+            return
         awaited = self._awaited.get(pod.of, {})
         for instance, load in awaited.items():
             if not load.endpoint.done():
                 pod.instance = instance
                 load.endpoint.set_result(_endpoint(load.function, instance, pod.fact))
                 return
-        active = self._world.active.get(name)
-        if active is not None and active.revision == pod.of[2]:
+        if active is not None and in_force:
             pod.instance = new_instance_id()
             self._world.function(name).instances[pod.instance] = Instance(
                 endpoint=_endpoint(active, pod.instance, pod.fact), loaded=now, since=now
@@ -310,6 +330,12 @@ class NativeFleet:
             return
         self._record.check()
         function = self._world.function(name)
+        for active in self._introduced(name):
+            of = (*name, active.revision)
+            workload = self._workloads.get(of)
+            if workload is not None and workload.replicas and not self._replicas(of):
+                # First of all, or the cluster would replace what is ended next.
+                await self._apply(active, 0)
         for _, pod in self._of(name):
             if pod.native is not None and not pod.ending and self._is_done(pod):
                 await self._runtime.end(pod.native)

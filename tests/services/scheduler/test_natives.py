@@ -11,7 +11,7 @@ from schemas.active import ActiveFunction
 from schemas.endpoints import Endpoint
 from schemas.pods import PodFact
 from schemas.specs import FunctionSpec, Scaling
-from services.scheduler.natives import NativeError, NativeFleet, is_drained
+from services.scheduler.natives import SETTLE_S, NativeError, NativeFleet, is_drained
 from services.scheduler.pods.native import (
     Native,
     NativeGone,
@@ -127,7 +127,7 @@ class Scene:
         await self.look()
         await self.seen(uid)
         self.told(uid)
-        await self.look()
+        await self.look(after_s=SETTLE_S)
         self.world.active[NAME] = function()
         self.world.function(NAME).instances[instance].published = True
         return await loading
@@ -144,6 +144,8 @@ async def test_a_load_is_given_the_first_native_that_takes_connections() -> None
     assert not loading.done()
     scene.told("p")
     await scene.look()
+    assert not loading.done()
+    await scene.look(after_s=SETTLE_S)
     endpoint = await loading
     assert (endpoint.instance, endpoint.pod, endpoint.token) == ("i", "p", "")
     assert (endpoint.ip, endpoint.port, endpoint.revision) == ("10.0.0.1", 8080, 1)
@@ -190,6 +192,35 @@ async def test_what_a_container_said_before_it_ended_is_why_the_load_failed() ->
     assert scene.cluster.ended == ["p"]
     await scene.look()
     assert not scene.cluster.workloads
+
+
+async def test_what_listens_and_then_fails_puts_no_revision_in_force() -> None:
+    scene = Scene()
+    loading = scene.load()
+    await asyncio.sleep(0)
+    await scene.seen("p")
+    scene.told("p")
+    await scene.look()
+    await scene.seen("p", trouble="it said: no module", failed=True)
+    scene.told("p", phase="dead", ready=False, reason="its container ended")
+    await scene.look(after_s=SETTLE_S)
+    with pytest.raises(NativeError, match="no module"):
+        await loading
+
+
+async def test_what_ends_young_again_and_again_is_tried_ever_more_seldom() -> None:
+    scene = Scene()
+    await scene.served()
+    waits = []
+    for number in range(3):
+        scene.told(f"p{number}")
+        await scene.look()
+        scene.world.function(NAME).troubles.clear()
+        scene.told(f"p{number}", phase="dead", ready=False, reason="crashed")
+        now = scene.now()
+        await scene.look()
+        waits.append(scene.world.function(NAME).troubles[1].until - now)
+    assert waits[0] < waits[1] < waits[2]
 
 
 async def test_a_container_whose_last_words_never_come_has_failed_all_the_same() -> None:
