@@ -85,17 +85,19 @@ def _keepers_kib(root: int) -> int:
 
 def _in_flight(count: int) -> float:
     """Return KiB that each of `count` invocations in flight adds to a keeper."""
-    with contestants.keeper(SPIN, "--timeout", "15", "--memory-mib", "16") as serving:
-        with contextlib.ExitStack() as stack:
-            # The first call makes what all share.
+    with (
+        contestants.keeper(SPIN, "--timeout", "15", "--memory-mib", "16") as serving,
+        contextlib.ExitStack() as stack,
+    ):
+        # The first call makes what all share.
+        _spin(stack, serving.port)
+        time.sleep(SETTLE_S)
+        child = only_child(serving.pid)
+        before = pss_kib(child)
+        for _ in range(count):
             _spin(stack, serving.port)
-            time.sleep(SETTLE_S)
-            child = only_child(serving.pid)
-            before = pss_kib(child)
-            for _ in range(count):
-                _spin(stack, serving.port)
-            time.sleep(SETTLE_S)
-            return (pss_kib(child) - before) / count
+        time.sleep(SETTLE_S)
+        return (pss_kib(child) - before) / count
 
 
 def _spin(stack: contextlib.ExitStack, port: int) -> None:
