@@ -332,7 +332,7 @@ class Leader:
 
     async def _ends(self) -> None:
         async for uid in self._runtime.ended():
-            self._fleet.lost(uid, "its process ended")
+            self._fleet.lost(uid, "it ended, or was told to")
 
     def _tell(self, what: str, message: str, *, duration_ms: float | None = None) -> None:
         self._events.emit(
