@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import resource
 import socket
@@ -92,6 +93,10 @@ async def main(process: Process, settings: RouterSettings) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SNAPSHOT_S):
                 await complete.wait()
+        # A full collection over ten thousand functions and routes takes 58 ms, in which nobody is
+        # served. What is known by now is not looked at again.
+        gc.collect()
+        gc.freeze()
         process.start(asynchronous.work(complete), "the queue of invocations")
         running = asyncio.create_task(server.serve([listener]), name="data port")
         log.info("serving", extra={"http": "http://{}:{}".format(*listener.getsockname()[:2])})

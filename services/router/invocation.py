@@ -236,20 +236,26 @@ class Invocation:
             self._upload.invite()
 
     def on_head(self, head: AnswerHead, data: bytes, ended: bool) -> None:
-        # As most answers are: here in one piece. The rest of this class is for the others.
-        if ended and head.status < 400 and self._cold is None:
-            try:
-                whole = whole_answer(
-                    self._request, self._client, head, data, close=not self.keep_alive
-                )
-            except ValueError:
-                whole = None
-            if whole is not None:
-                self._connection = None
-                self._client.write(whole)
-                self._finish(head.status)
-                return
-        self._begin_reply(head, data, ended)
+        if not (ended and self._pass_on_whole(head, data)):
+            self._begin_reply(head, data, ended)
+
+    def _pass_on_whole(self, head: AnswerHead, data: bytes) -> bool:
+        """Pass on an answer that is here in one piece, as most are; False if it needs more care."""
+        if head.status == 421 or self._cold is not None:
+            return False
+        try:
+            whole = whole_answer(self._client, self._request, head, data, close=not self.keep_alive)
+            if whole is None:
+                return False
+            self._connection = None
+            self._client.write(whole)
+            self._finish(head.status)
+        except ValueError:
+            # It must not be passed on.
+            return False
+        except Exception as error:  # noqa: BLE001 - it is told
+            self.crash(error)
+        return True
 
     @_guarded
     def _begin_reply(self, head: AnswerHead, data: bytes, ended: bool) -> None:

@@ -85,7 +85,7 @@ class Reply:
 
 
 def whole_answer(
-    request: Request, client: Client, head: AnswerHead, data: bytes, *, close: bool
+    client: Client, request: Request, head: AnswerHead, data: bytes, *, close: bool
 ) -> bytes | None:
     """Return an answer of which all is here, None if it takes more than to put it together.
 

@@ -50,7 +50,8 @@ class Gate:
         trusted = networks(["127.0.0.2/32"])
         self.app = Invocations(*parts, trusted)
         self.server_state = ServerState()
-        self._protocol = client_protocol(client, Workings(*parts, trusted) if fast else None)
+        self.workings = Workings(*parts, trusted)
+        self._protocol = client_protocol(client, self.workings if fast else None)
         self._config = uvicorn.Config(
             self.app, http=self._protocol, interface="asgi3", ws="none", log_config=None,
             access_log=False, proxy_headers=False,
