@@ -25,7 +25,7 @@ from schemas.specs import Scaling
 GIB_KIB = 1024 * 1024
 SPIN = ROOT / "examples" / "spin" / "spin.wasm"
 BODY = b'{"args": []}'
-SETTLE_S = 3.0
+SETTLE_S = 5.0
 
 
 def measure(options: Options) -> Result:
