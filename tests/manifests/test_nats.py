@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import nats.aio.msg
@@ -14,16 +15,25 @@ import pytest
 
 from schemas import subjects
 from schemas.builds import MODULES_BUCKET, UPLOADS_BUCKET
+from schemas.invocations import DeadRequest, Invocation
 from schemas.streams import STREAMS
 from services.bus import objects
 from services.bus.connection import Bus, BusSettings, connect, settle
+from services.bus.enqueue import enqueue
 from services.bus.errors import BusRefused
 from services.bus.follow import follow
 from services.bus.permissions import SERVICES, USERS, inbox_prefix, used_by
 from services.bus.publish import publish
+from services.bus.pull import open_puller
 from services.bus.state import Snapshot
 from services.bus.streams import BUCKETS, provide
+from services.router.asynchronous.dead import DeadLetters
+from services.router.asynchronous.policy import Dead
+from services.router.asynchronous.report import letter_of, result_of
+from services.router.asynchronous.store import Lease, Store
 from tests.manifests.workloads import MANIFESTS
+from wasmfn.client import Client
+from wasmfn.invocations import Invocations, Place
 
 NATS_SERVER = Path(sys.executable).parent / "nats-server"
 
@@ -251,3 +261,42 @@ def test_what_streams_may_grow_to_fits_into_the_store_and_the_store_into_the_vol
     assert "max_file_store: 9GB" in config
     assert reserved < 9 << 30 < 10 << 30
     assert "storage: 10Gi" in (MANIFESTS / "base" / "nats" / "statefulset.yaml").read_text()
+
+
+async def test_calls_go_through_the_queue_and_people_decide_about_the_dead(one: Servers) -> None:
+    await _made(one)
+    now = datetime.now(UTC)
+    call = Invocation(
+        namespace="default", function="f", id="0" * 32, accepted_at=now,
+        origin="timer", correlation="c", traceparent="t",
+    )  # fmt: skip
+    async with (
+        one.user("scheduler") as (scheduler, _),
+        one.user("router") as (router, _),
+        one.user("people") as (people, _),
+    ):
+        await enqueue(scheduler, call)
+        store = Store(router)
+        await store.provide_consumer("default", "f", Lease(30.0, 4))
+        (consumer,) = await router.js.consumers_info("INVOCATIONS")
+        assert consumer.num_pending == 1
+        async with open_puller(router, "INVOCATIONS", consumer.name) as puller:
+            delivered = await puller.next(5.0)
+            assert delivered is not None
+            await delivered.extend()
+            letter = letter_of(call, Dead("attempts-spent", "why"), now, ())
+            await store.put_dead(letter)
+            await store.put_result(result_of(call, "dead", now), 60.0)
+            assert await delivered.acknowledge()
+        letters = DeadLetters(router, store, lambda _: None, lambda _: None)
+        async with letters.listening():
+            await settle(router.nc)
+            seen = Invocations(Client(people))
+            (dead,) = await seen.dead("default")
+            name = Place("default", "f", dead.id)
+            await seen.act(name, DeadRequest(dead.id, "redrive"))
+            assert await seen.dead("default") == []
+            assert (await seen.get(name)).state == "accepted"
+        await router.js.delete_consumer("INVOCATIONS", consumer.name)
+        for bus in (scheduler, router, people):
+            assert not bus.last_error
