@@ -16,6 +16,7 @@ import os
 os.environ.setdefault("TOKIO_WORKER_THREADS", "1")
 
 import argparse
+import gc
 import socket
 import sys
 from pathlib import Path
@@ -27,6 +28,9 @@ from schemas.settings import SettingsError
 
 def main(argv: list[str]) -> int:
     """Run what `argv` says; return the exit code."""
+    # What is imported stays: looking for garbage in it takes 13 of 117 ms of a keeper's start.
+    # The zygote puts it out of the collector's sight, and collects from then on.
+    gc.disable()
     try:
         match argv:
             case ["compile", *rest]:

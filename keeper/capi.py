@@ -1,7 +1,7 @@
 """The functions of wasmtime's C API that the keeper needs, bound for speed.
 
 The high-level Python API rebuilds types and wrappers on every call, which
-costs more than the sandbox itself. Even its import costs: 40 ms of a keeper's
+costs more than the sandbox itself. Even its import costs: 23 ms of a keeper's
 start, and pages that every child would copy. So it is left to the compiler
 (see `module`). Cheap functions are bound through `ctypes.PyDLL`: they keep the
 interpreter lock, since giving it up and taking it back costs more than they

@@ -1,7 +1,7 @@
 """Writes filters of system calls, with libseccomp.
 
 Bound here, since the package that does it looks for the library by running
-`ldconfig`: 40 ms of a keeper's start.
+`ldconfig`: 15 ms of a keeper's start.
 """
 
 import ctypes

@@ -87,8 +87,8 @@ class Zygote:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
         self.on(wake, lambda: self._signalled(wake))
-        gc.collect()
         gc.freeze()  # or each child's first collection would copy every page
+        gc.enable()
         while not (self.stopping and not self.children):
             for key, _ in self._selector.select(TURN_S):
                 key.data()

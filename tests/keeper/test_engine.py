@@ -250,6 +250,23 @@ def test_output_comes_from_where_the_last_call_ended(bench: Bench) -> None:
         assert bench.run(function, stdin=stdin).stdout == stdin
 
 
+def test_thousands_of_calls_take_no_more_memory_and_no_descriptor(bench: Bench) -> None:
+    function = bench.prepare("sort")
+    argv = [b"sort.wasm", *(b"%d" % n for n in range(8))]
+
+    def calls(count: int) -> tuple[int, int]:
+        for _ in range(count):
+            call = function.call(argv)
+            while call.step() is None:
+                pass
+        return open_descriptors(), int(Path("/proc/self/statm").read_text().split()[1])
+
+    descriptors, pages = calls(1000)
+    more_descriptors, more_pages = calls(10_000)
+    assert more_descriptors == descriptors
+    assert more_pages < 1.02 * pages
+
+
 def test_arguments_that_wasi_refuses_are_an_error_and_leak_nothing(bench: Bench) -> None:
     function = bench.prepare("hello")
     with pytest.raises(ValueError, match="UTF-8"):
