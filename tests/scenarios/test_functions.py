@@ -63,7 +63,7 @@ async def test_the_event_log_tells_a_deployment_in_order(platform: Platform) -> 
 
 async def test_an_update_rolls_out_without_a_failed_request(platform: Platform) -> None:
     deploy(platform, "sort", "rolling")
-    async with Load(platform, "/rolling", 8, args=["1"]) as load, platform.nats() as client:
+    async with platform.nats() as client, Load(platform, "/rolling", 8, args=["1"]) as load:
         for module in ("hello", "sort", "hello"):
             story = Story(client, "rolling")
             done = await asyncio.to_thread(

@@ -34,7 +34,7 @@ async def ended(client: Client, pod: str) -> None:
 
 async def test_a_killed_keeper_is_replaced_and_nothing_internal_shows(platform: Platform) -> None:
     deploy(platform, "hello", "survivor")
-    async with Load(platform, "/survivor", 4) as load, platform.nats() as client:
+    async with platform.nats() as client, Load(platform, "/survivor", 4) as load:
         story = Story(client, "survivor")
         for uid in platform.keepers():
             platform.kill(uid)
@@ -54,7 +54,7 @@ async def test_a_keeper_that_is_told_to_end_under_load_fails_no_request(
     platform: Platform,
 ) -> None:
     deploy(platform, "sort", "moving")
-    async with Load(platform, "/moving", 8, args=["2", "1"]) as load, platform.nats() as client:
+    async with platform.nats() as client, Load(platform, "/moving", 8, args=["2", "1"]) as load:
         story = Story(client, "moving")
         (old,) = await endpoints(platform, "moving")
         platform.evict(old.pod)

@@ -123,7 +123,9 @@ def _as(user: str) -> BusSettings:
     password = base64.b64decode(_get("secret", "wasmfn-nats")["data"][user]).decode()
     address = _get("service", "nats")["spec"]["clusterIP"]
     return BusSettings(
-        nats_url=f"nats://{user}:{password}@{address}:4222", nats_inbox_prefix=inbox_prefix(user)
+        nats_url=f"nats://{user}:{password}@{address}:4222",
+        nats_inbox_prefix=inbox_prefix(user),
+        nats_wait_s=60,
     )
 
 

@@ -74,7 +74,7 @@ class LocalPlatform:
 
     @contextlib.asynccontextmanager
     async def nats(self) -> AsyncIterator[Client]:
-        async with connect(find_platform(data=self.data, environ={})) as client:
+        async with connect(find_platform(data=self.data, environ={}), wait_s=READY_S) as client:
             yield client
 
     def insight(self) -> contextlib.AbstractAsyncContextManager[Client]:
