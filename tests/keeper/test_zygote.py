@@ -441,10 +441,19 @@ def test_a_burst_of_loads_leaves_more_spare_children_waiting(
     start_keeper: Start, wait_for: Callable[..., None]
 ) -> None:
     keeper = start_keeper()
-    request, code = keeper.request("hello")
-    keeper.load_request(request, code)
-    for _ in range(4):  # faster than spare ones are made
-        keeper.load("hello", send_code=False)
+    keeper.load("hello")
+    os.kill(keeper.process.pid, signal.SIGSTOP)
+    callers = []
+    for _ in range(4):  # so that all are there when it looks
+        request, _ = keeper.request("hello")
+        body = encode_load(request, b"")
+        caller = http.client.HTTPConnection("127.0.0.1", keeper.port, timeout=60)
+        caller.request("POST", "/load", body, keeper.signature("POST", "/load", body))
+        callers.append(caller)
+    os.kill(keeper.process.pid, signal.SIGCONT)
+    for caller in callers:
+        assert caller.getresponse().status == 200
+        caller.close()
     tasks = Path(f"/proc/{keeper.process.pid}/task/{keeper.process.pid}/children")
     wait_for(lambda: len(tasks.read_text().split()) == 5 + MOST)
     assert json.loads(keeper.http("GET", "/healthz")[1])["loaded"] == 5
