@@ -39,7 +39,7 @@ RUN python3 -m compileall -q -f --invalidation-mode unchecked-hash /opt/wasmfn/a
 
 FROM tools AS packages-keeper
 RUN python3 -m pip --quiet --python /opt/wasmfn/bin/python install --no-compile \
-      cryptography httptools msgspec pyseccomp uvloop wasmtime && \
+      cryptography httptools msgspec wasmtime && \
     find /opt/wasmfn \( -path '/opt/wasmfn/bin/*' -o -name '*.c' -o -name '*.pyx' \) -type f -delete && \
     python3 -m compileall -q -f --invalidation-mode unchecked-hash /opt/wasmfn
 
