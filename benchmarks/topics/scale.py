@@ -118,7 +118,7 @@ _SHAPES = {
 
 
 def _lookup_us(shape: str, count: int) -> list[float]:
-    """Return microseconds of a look-up among `count` routes of a shape, several times."""
+    """Return microseconds of processor time for a look-up among `count` routes of a shape, several times."""
     table = Table()
     for number in range(count):
         spec = RouteSpec(function="f", methods=("GET",), **_SHAPES[shape](number))  # type: ignore[arg-type]
@@ -128,9 +128,10 @@ def _lookup_us(shape: str, count: int) -> list[float]:
     paths = [f"/tenant/{chosen.randrange(count)}/{suffix}" for _ in range(LOOKUPS)]
     took = []
     for _ in range(5):
-        begin = time.perf_counter()
+        # Processor time: nothing in here waits, and other processes do not count.
+        begin = time.process_time()
         for path in paths:
             table.match("example.com", "GET", path)
-        took.append((time.perf_counter() - begin) / LOOKUPS * 1e6)
+        took.append((time.process_time() - begin) / LOOKUPS * 1e6)
     assert table.match("example.com", "GET", paths[0]) is not None
     return took
