@@ -118,7 +118,7 @@ _SHAPES = {
 
 
 def _lookup_us(shape: str, count: int) -> list[float]:
-    """Return microseconds of processor time for a look-up among `count` routes of a shape, several times."""
+    """Return microseconds of processor time of a look-up among `count` routes, several times."""
     table = Table()
     for number in range(count):
         spec = RouteSpec(function="f", methods=("GET",), **_SHAPES[shape](number))  # type: ignore[arg-type]
