@@ -58,4 +58,6 @@ def answer_head(
     end = b"connection: close\r\n" if close else b""
     if chunked:
         end += b"transfer-encoding: chunked\r\n"
-    return b"%b%bx-request-id: %b\r\n%b\r\n" % (begin, common, request_id.encode("ascii"), end)
+    return b"".join(
+        (begin, common, b"x-request-id: ", request_id.encode("ascii"), b"\r\n", end, b"\r\n")
+    )

@@ -51,9 +51,13 @@ def choose(
 
     `turn` rotates where equals are looked at first; any integer will do.
     """
+    count = len(candidates)
+    if count == 1:
+        only = candidates[0]
+        full = only.ejected_until > now or only.in_flight >= only.endpoint.concurrency
+        return None if full else only
     best: Candidate | None = None
     best_active = False
-    count = len(candidates)
     start = turn % count if count else 0
     for i in range(count):
         candidate = candidates[start + i - count]

@@ -250,10 +250,11 @@ def with_token(head: bytes, token: str, *, ask: bool = False) -> bytes:
     An empty token is not sent. With `ask` the instance says whether it takes the
     request before the body is sent.
     """
-    expect = b"expect: 100-continue\r\n" if ask else b""
+    if ask:
+        head += b"expect: 100-continue\r\n"
     if not token:
-        return b"%b%b\r\n" % (head, expect)
-    return b"%b%b%b: %b\r\n\r\n" % (head, expect, _INSTANCE, token.encode("ascii"))
+        return head + b"\r\n"
+    return b"".join((head, _INSTANCE, b": ", token.encode("ascii"), b"\r\n\r\n"))
 
 
 def chunk(data: bytes) -> bytes:

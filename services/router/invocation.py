@@ -77,6 +77,7 @@ class Invocation:
     response_complete = False
     parked_at = 0.0
     _function: Function | None = None
+    _key: Key = NOBODY
     _until = 0.0
     """When, on the loop's clock, the step that is bounded in all must be over."""
     # The body on its way in.
@@ -117,12 +118,17 @@ class Invocation:
 
     # What the client's connection calls.
 
-    @_guarded
     def start(self, body: bytes | None = None) -> None:
         """Begin: the requests before it on the connection are answered.
 
         Without `body`, that is still to come, or came while this waited for its turn.
         """
+        try:
+            self._start(body)
+        except Exception as error:  # noqa: BLE001 - it is told
+            self.crash(error)
+
+    def _start(self, body: bytes | None) -> None:
         self._began = perf_counter()
         if body is not None:
             self._pieces.append(body)
@@ -134,6 +140,7 @@ class Invocation:
             return
         incoming = verdict.head.incoming
         function = self._function = verdict.function
+        self._key = function.key
         limits = self._workings.limits
         announced = self._size if incoming.length == "chunked" else incoming.length
         if announced > function.body_bytes:
@@ -382,12 +389,15 @@ class Invocation:
     def _request_head(self, verdict: Admitted) -> bytes:
         head, match = verdict.head, verdict.match
         trace = self._request.trace
-        lines = head.outgoing.front + self._client.origin_lines(
-            head.incoming.host, head.outgoing.chained
+        front, chained = head.outgoing
+        lines = (
+            front
+            + self._client.origin_lines(head.incoming.host, chained)
+            + id_lines(trace.request_id, trace.traceparent)
         )
         if match.values:
             lines += header_lines(parameter_headers(match.route.parameters, match.values))
-        return lines + id_lines(trace.request_id, trace.traceparent)
+        return lines
 
     def _fail(self, failure: Failure) -> None:
         """Make the call again, or say that it failed."""
@@ -473,10 +483,6 @@ class Invocation:
 
     # The end.
 
-    @property
-    def _key(self) -> Key:
-        return NOBODY if self._function is None else self._function.key
-
     def _finish(self, status: int) -> None:
         """End: the answer is written whole."""
         self._release(None)
@@ -504,7 +510,8 @@ class Invocation:
     def _release(self, cause: Cause | None) -> None:
         """Give the slot back, if there is one."""
         self._reading = False
-        self._stop_timer()
+        if self._timer is not None:
+            self._stop_timer()
         if self._upload is not None:
             self._upload.stop()
             self._upload = None

@@ -142,7 +142,8 @@ class ClientConnection(HttpToolsProtocol):
             else:
                 self.transport.close()
             return
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if self.pipeline:
             # Not at once: a thousand short requests would stand on each other's shoulders.
             self.loop.call_soon(self._start_asgi_task, *self.pipeline.pop())
@@ -313,15 +314,15 @@ class ClientConnection(HttpToolsProtocol):
             verdict = refused.problem
         return Request(head.method, head.version, head.keep_alive, trace, verdict)
 
-    def _invoke(self, request: Request, body: bytes | None = None) -> None:
-        """Begin an invocation, or let it wait for its turn. Without `body`, that is to come."""
+    def _invoke(self, request: Request) -> None:
+        """Begin an invocation, or let it wait for its turn. Its body is still to come."""
         assert self.workings is not None  # noqa: S101 - else no head is read
         quiet = self._is_quiet()
         invocation = Invocation(self.workings, self, request)
         self.cycle = invocation  # type: ignore[assignment]  # it stands in for uvicorn's
         if quiet:
             self._turn = invocation
-            invocation.start(body)
+            invocation.start()
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((invocation, self.app))  # type: ignore[arg-type]  # the same
@@ -334,7 +335,10 @@ class ClientConnection(HttpToolsProtocol):
             return False
         # The parser stands between two requests, and stays there.
         self._deadline.clear()
-        self._invoke(self._judge(head, fresh_trace()), data[end:])
+        invocation = Invocation(workings, self, self._judge(head, fresh_trace()))
+        self.cycle = invocation  # type: ignore[assignment]  # it stands in for uvicorn's
+        self._turn = invocation
+        invocation.start(data[end:])
         return True
 
     def _learn(self, workings: Workings, head: Head, data: bytes) -> None:

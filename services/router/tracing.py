@@ -51,5 +51,5 @@ def read_trace(headers: Iterable[tuple[bytes, bytes]]) -> Trace:
 def fresh_trace() -> Trace:
     """Return the ids of a request that brings none."""
     # Ids are no secrets. One draw of the generator is a fifth of two calls of the system.
-    digits = f"{getrandbits(192):048x}"
+    digits = getrandbits(192).to_bytes(24, "big").hex()
     return Trace(digits[:32], f"00-{digits[:32]}-{digits[32:]}-00")

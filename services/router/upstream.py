@@ -101,9 +101,13 @@ class Connection(asyncio.Protocol):
 
     def call(self, receiver: Receiver, method: str, data: bytes, within_s: float) -> None:
         """Make a request; `data` is all of it. Something of the answer must come in time."""
-        self.start(receiver, method, data)
+        self._receiver = receiver
+        self._head_only = method == "HEAD"
+        self._fresh = not self._head_only
         self._request_sent = True
         self._deadline.within(within_s)
+        if self._transport is not None:
+            self._transport.write(data)
 
     def start(self, receiver: Receiver, method: str, data: bytes) -> None:
         """Begin a request; `data` is its head and what there is of its body."""
