@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
             _show(report.read(file), flags.out)
         return 0
     if flags.topics == ["publish"]:
-        print("published:", *publish(flags.out, DOCUMENT))
+        print("published:", *publish(flags.out, DOCUMENT, TOPICS))
         return 0
     options = Options(seconds=flags.seconds, runs=flags.runs, full=flags.full, tiny=flags.tiny)
     command = _command(flags)

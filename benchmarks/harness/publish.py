@@ -9,7 +9,7 @@ So no figure of a document was copied by hand, and each stands with its command.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.harness import plot, report
@@ -49,19 +49,24 @@ def _targets(records: Mapping[str, Record]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def publish(measured: Path, document: Path) -> list[str]:
-    """Take the results in `measured` into `document`; return their topics.
+def publish(measured: Path, document: Path, topics: Sequence[str]) -> list[str]:
+    """Take the results of `topics` in `measured` into `document`; return the topics found.
 
     Results and plots are kept in a directory beside the document, of its name, and
     those that are there already stay unless there are newer ones.
     """
     kept_in = document.with_suffix("")
-    fresh = [report.read(file) for file in sorted(measured.glob("*.json"))]
+    fresh = list(_records(measured, topics).values())
     for kept in fresh:
         report.write(kept, kept_in)
         for file in plot.draw(kept.result, kept_in):
             if file.suffix == ".png":
                 file.unlink()
-    records = {file.stem: report.read(file) for file in sorted(kept_in.glob("*.json"))}
-    document.write_text(filled(document.read_text(), records, kept_in.name))
+    made = filled(document.read_text(), _records(kept_in, topics), kept_in.name)
+    document.write_text(made)
     return [kept.result.topic for kept in fresh]
+
+
+def _records(place: Path, topics: Sequence[str]) -> dict[str, Record]:
+    files = {topic: place / f"{topic}.json" for topic in topics}
+    return {topic: report.read(file) for topic, file in files.items() if file.exists()}

@@ -43,9 +43,10 @@ def test_marked_blocks_are_made_anew_and_the_text_around_them_stays(kept):
 def test_results_and_plots_are_kept_beside_the_document(kept, tmp_path):
     pytest.importorskip("matplotlib")
     report.write(kept, tmp_path / "out")
+    (tmp_path / "out" / "foreign.json").write_text("of another program")
     document = tmp_path / "performance.md"
     document.write_text(TEXT)
-    assert publish(tmp_path / "out", document) == ["example"]
+    assert publish(tmp_path / "out", document, ["example", "other"]) == ["example"]
     names = {file.name for file in (tmp_path / "performance").iterdir()}
     assert names == {"example.json", "example.svg"}
     assert "cold, p50" in document.read_text()
