@@ -22,7 +22,7 @@ def describe() -> dict[str, str]:
     return {
         "processor": f"{len(os.sched_getaffinity(0))} x {_processor()}",
         "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB",
-        "load": f"{os.getloadavg()[0]:.1f}, with what ran just before",
+        "load": f"{os.getloadavg()[0]:.1f} before it began",
         "system": f"Linux {platform.release()}",
         "python": platform.python_version(),
         "commit": _said("git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"),

@@ -71,7 +71,9 @@ def table(kept: Record) -> str:
 
 def markdown(kept: Record) -> str:
     """Return the figures and the verdicts as tables of Markdown, with the command above."""
-    lines = [f"`{kept.command}`", ""]
+    machine = kept.machine
+    taken = f"{kept.taken_at:%Y-%m-%d}, commit {machine.get('commit')}"
+    lines = [f"`{kept.command}`", "", f"{taken}, load {machine.get('load')}.", ""]
     lines += _markdown_table([("what", "of", *_HEADER[2:]), *_rows(kept.result)])
     if kept.result.targets:
         held = [
