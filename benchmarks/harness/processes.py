@@ -17,6 +17,8 @@ from benchmarks.harness.result import MissingError
 ROOT = Path(__file__).parents[2]
 HOST = "127.0.0.1"
 START_S = 30.0
+READY_S = 120.0
+"""A router reads the whole snapshot before it is ready."""
 STOP_S = 20.0
 
 CORES = sorted(os.sched_getaffinity(0))
@@ -118,7 +120,7 @@ def readiness() -> Iterator[tuple[str, socket.socket]]:
     ):
         path = f"{place}/notify"
         heard.bind(path)
-        heard.settimeout(START_S)
+        heard.settimeout(READY_S)
         yield path, heard
 
 
