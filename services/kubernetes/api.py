@@ -8,6 +8,7 @@ that a version was forgotten.
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from typing import Any, Final, Protocol, TypeVar
 
@@ -18,6 +19,8 @@ from kubernetes_asyncio.client import ApiClient, Configuration
 from kubernetes_asyncio.client.exceptions import OpenApiException
 
 from services.kubernetes.objects import GONE, ListMetadata, Problem, WatchEvent
+
+log = logging.getLogger(__name__)
 
 WATCH_S: Final = 60
 """How long one watch lasts. After each everything is listed, which mends what was missed."""
@@ -141,6 +144,7 @@ async def watch(
                     if event.type == "ERROR":
                         problem = decode(event.object, Problem)
                         if problem.code == GONE:
+                            log.info("the watch ended: %s", problem.message)
                             return
                         raise ApiError(f"the watch ended: {problem.message}", problem.code)
                     yield event

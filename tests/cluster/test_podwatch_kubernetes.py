@@ -6,10 +6,12 @@ import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from schemas.pods import CONTROL_PORT, KEEPER_CONTAINER, LABEL_NAMESPACE, LABEL_ROLE
 from services.podwatch.sources import PodGone, PodSeen, PodSource, Sighting, Snapshot
+from services.podwatch.sources import kubernetes as source
 from services.podwatch.sources.containerd import ContainerdSource
 from services.podwatch.sources.kubernetes import LOGS, KubernetesSource
 from tests.cluster import lab
@@ -81,15 +83,18 @@ class Watching:
         await asyncio.sleep(0.25)
 
 
-class Forgotten(KubernetesSource):
+class Forgotten(source._Pods):
     """Watches from the first version of all after its first list."""
 
     lists = 0
 
-    async def _list(self, pods):
-        version, listed = await super()._list(pods)
+    async def list(self, **selectors: str):
+        found = await super().list(**selectors)
         self.lists += 1
-        return ("1" if self.lists == 1 else version), listed
+        if self.lists > 1:
+            return found
+        first = msgspec.structs.replace(found.metadata, resource_version="1")
+        return msgspec.structs.replace(found, metadata=first)
 
 
 @pytest.fixture
@@ -157,10 +162,15 @@ async def test_pods_outlive_a_restart_of_the_api_server_and_what_ends_later_is_t
     assert isinstance(await watching.of(uid), PodGone)
 
 
-async def test_a_version_that_the_server_has_forgotten_leads_to_a_list(keepers, caplog):
+async def test_a_version_that_the_server_has_forgotten_leads_to_a_list(
+    keepers, caplog, monkeypatch
+):
     """410, which is also how a watch ends that was too slow."""
     caplog.set_level("INFO")
-    watching = Watching(Forgotten(NODE, keepers.namespace, str(lab.KUBECONFIG)))
+    # One that has run since the first version has forgotten nothing yet.
+    await asyncio.to_thread(lab.restart_apiserver)
+    monkeypatch.setattr(source, "_Pods", Forgotten)
+    watching = Watching(KubernetesSource(NODE, keepers.namespace, str(lab.KUBECONFIG)))
     await watching.snapshot()
     await watching.snapshot()
     _, uid = await keepers.start(SLEEP)
