@@ -110,6 +110,15 @@ class Call:
         limit = self._function.sandbox.timeout_s
         return self._end(None, f"timed out after {limit:g} s", timed_out=True)
 
+    def stuck(self) -> Outcome:
+        """Return how a call ended that keeps its thread in a host call past its time.
+
+        It still runs: the process must end.
+        """
+        error = f"timed out after {self._function.sandbox.timeout_s:g} s, in a host call"
+        run_ms = (time.monotonic() - self._started) * 1e3
+        return Outcome(None, error, b"", b"", run_ms, timed_out=True)
+
     def _begin(self) -> None:
         self._instantiated = True
         scratch = self._slot.scratch

@@ -159,7 +159,7 @@ class Child:
         share = inherited.budget.share(inherited.budget_index, sandbox_mib)
         self._service = Service(
             Serving(plan.program, plan.token, plan.concurrency, plan.body_bytes),
-            Runner(self._function, scoreboard, share, self._loop),
+            Runner(self._function, scoreboard, share, self._loop, self._stuck),
             scoreboard,
             share,
             self._loop,
@@ -227,6 +227,12 @@ class Child:
         if now >= self._drain_until:
             end(self._inherited, "drained, with requests still in flight at the deadline")
         self._loop.call_later(_DRAIN_CHECK_S, self._check_drained)
+
+    def _stuck(self) -> NoReturn:
+        """Send what is answered, and end: the thread that serves is in a host call for good."""
+        for connection in self._service.connections:
+            connection.flush()
+        end(self._inherited, "stuck in a host call past the invocation's deadline", status=1)
 
     def _on_defect(self, error: Exception) -> None:
         what = place_of(error)

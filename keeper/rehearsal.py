@@ -34,7 +34,7 @@ def rehearse(host: Host, loop: Loop) -> None:
     share = Budget(0, 1).share(0, 1)
     service = Service(
         Serving(Program("args", [b"rehearsal"], {}), _TOKEN, 1, len(_BODY)),
-        Runner(host.flusher, scoreboard, share, loop),
+        Runner(host.flusher, scoreboard, share, loop, lambda: None),
         scoreboard,
         share,
         loop,

@@ -5,13 +5,16 @@ timer or a turn of the event loop. The others wait in a queue; each turn of
 the loop runs one slice of the first, so that new requests get in between.
 
 A host call that waits (a sleep is `poll_oneoff`) is no compiled code and gives
-no way: it holds its process until it returns, or until the zygote ends the
-process because the call is past its deadline. A function that sleeps wants
-more processes, not more concurrency.
+no way: it holds its process until it returns, or until the ticker's thread sees
+that the call is past its deadline, answers for it and ends the process (the
+zygote would, if that failed). A function that sleeps wants more processes, not
+more concurrency.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 from keeper.answer import Invocation
 from keeper.budget import Share
@@ -19,6 +22,10 @@ from keeper.call import Call, Outcome
 from keeper.engine import Function
 from keeper.loop import Loop
 from keeper.scoreboard import Scoreboard
+
+STUCK_S: Final = 2.0
+"""A slice that runs so long past its call's deadline is in a host call that will not end. On a
+machine with too much to do a slice may be late by itself, and others would end with it."""
 
 Done = Callable[[Outcome], None]
 
@@ -32,12 +39,17 @@ class Runner:
         scoreboard: Scoreboard,
         budget: Share,
         loop: Loop,
+        on_stuck: Callable[[], None],
     ) -> None:
+        """`on_stuck` is to end the process (see `STUCK_S`); it is called in another thread."""
         self._function = function
         self._scoreboard = scoreboard
         self._budget = budget
         self._loop = loop
         self._ticker = function.ticker
+        self._ticker.on_tick = self._look
+        self._on_stuck = on_stuck
+        self._running: tuple[Call, Done] | None = None
         self._waiting: deque[tuple[Call, Done]] = deque()
 
     def run(self, invocation: Invocation, done: Done) -> None:
@@ -49,7 +61,7 @@ class Runner:
         call = self._function.call(invocation.argv, invocation.stdin, invocation.variables)
         self._scoreboard.began()
         self._budget.take()
-        outcome = self._slice(call)
+        outcome = self._slice(call, done)
         if outcome is not None:
             self._ended()
             done(outcome)
@@ -62,17 +74,27 @@ class Runner:
         self._scoreboard.ended()
         self._budget.give()
 
-    def _slice(self, call: Call) -> Outcome | None:
+    def _slice(self, call: Call, done: Done) -> Outcome | None:
+        self._running = call, done
         self._ticker.enter()
         self._scoreboard.enter(call.deadline)
         outcome = call.step()
         self._scoreboard.leave()
         self._ticker.leave()
+        self._running = None
         return outcome
+
+    def _look(self) -> None:
+        if (running := self._running) is None:
+            return
+        call, done = running
+        if time.monotonic() > call.deadline + STUCK_S:
+            done(call.stuck())
+            self._on_stuck()
 
     def _turn(self) -> None:
         call, done = self._waiting.popleft()
-        outcome = self._slice(call)
+        outcome = self._slice(call, done)
         if outcome is None:
             self._waiting.append((call, done))
         if self._waiting:

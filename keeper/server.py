@@ -149,6 +149,10 @@ class Connection:
             or self._transport.get_write_buffer_size() > 0
         )
 
+    def flush(self) -> None:
+        """Send what can be sent now."""
+        self._transport.flush()
+
     def check(self, now: float) -> None:
         """Close the connection if it has waited too long for its client."""
         unsent = self._transport.get_write_buffer_size()

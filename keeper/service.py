@@ -109,5 +109,8 @@ class Client(Protocol):
     def busy(self) -> bool:
         """Whether a request has begun to arrive or an answer is not sent yet."""
 
+    def flush(self) -> None:
+        """Send what can be sent now."""
+
     def check(self, now: float) -> None:
         """Close the connection if it has waited too long for its client."""

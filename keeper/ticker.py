@@ -17,6 +17,7 @@ The thread is one of `_thread`: importing `threading` makes every fork write to
 import _thread
 import contextlib
 import time
+from collections.abc import Callable
 
 from keeper import capi
 
@@ -27,7 +28,7 @@ TICK_S = 0.005
 class Ticker:
     """The thread that moves the epoch of one engine. It starts with the first slice."""
 
-    __slots__ = ("_busy", "_engine", "_parked", "_running", "_started", "_wake")
+    __slots__ = ("_busy", "_engine", "_parked", "_running", "_started", "_wake", "on_tick")
 
     def __init__(self, engine: int) -> None:
         self._engine = engine
@@ -35,6 +36,9 @@ class Ticker:
         self._busy = False
         self._parked = True
         self._started = False
+        self.on_tick: Callable[[], None] | None = None
+        """Called in the thread at each tick during a slice: it sees what user code keeps from
+        the other one."""
         self._wake = _thread.allocate_lock()
         """Held while there is nothing to wake the thread for."""
         self._wake.acquire()
@@ -60,6 +64,8 @@ class Ticker:
             self._busy = False
             time.sleep(TICK_S)
             capi.engine_increment_epoch(self._engine)
+            if self._running and self.on_tick is not None:
+                self.on_tick()
             if not (self._running or self._busy):
                 self._park()
 

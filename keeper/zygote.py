@@ -24,6 +24,7 @@ from keeper import confine, logs, messages
 from keeper.budget import Budget
 from keeper.children import Child, State
 from keeper.engine import Host
+from keeper.runner import STUCK_S
 from keeper.scoreboard import Scoreboard
 from keeper.watch import Watchers
 from schemas.control import WatchInstance, WatchTick
@@ -33,9 +34,8 @@ if TYPE_CHECKING:
 
 TURN_S: Final = 0.2
 """Longest wait before deadlines and scoreboards are looked at."""
-STUCK_GRACE_S: Final = 2.0
-"""A slice that runs so long past its call's deadline is in a host call that will not end. On a
-machine with too much to do a slice may be late by itself, and the innocent would die with it."""
+STUCK_GRACE_S: Final = 2 * STUCK_S
+"""When a child that should have ended itself is ended."""
 PACKETS_A_TURN: Final = 64
 """Of one child, before others are heard."""
 LAST_PACKETS: Final = 10_000

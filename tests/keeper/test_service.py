@@ -49,7 +49,7 @@ async def server(compiler: Any, standard_streams: None) -> AsyncIterator[Server]
     share = Budget(0, 1).share(0, 1)
     service = Service(
         Serving(Program("args", [b"flood.wasm"], {}), b"", 2, MIB),
-        Runner(function, scoreboard, share, loop),
+        Runner(function, scoreboard, share, loop, lambda: None),
         scoreboard,
         share,
         loop,

@@ -240,7 +240,7 @@ def test_the_watch_ticks(keeper: Any) -> None:
     watch.close()
 
 
-def test_a_child_stuck_in_a_host_call_is_killed_and_others_go_on(keeper: Any) -> None:
+def test_a_call_stuck_in_a_host_call_is_504_and_ends_its_child_only(keeper: Any) -> None:
     stuck = keeper.load("sleepy", limits=Limits(timeout_s=0.2))
     other = keeper.load("hello")
     watch = keeper.watch()
@@ -248,6 +248,9 @@ def test_a_child_stuck_in_a_host_call_is_killed_and_others_go_on(keeper: Any) ->
         body = b'{"args": ["86400"]}'
         connection.request("POST", "/", body, {"x-wasmfn-instance": stuck.token})
         assert other.run()["status"] == 0
+        response = connection.getresponse()
+        assert response.status == 504
+        assert json.loads(response.read())["error"] == "timed out after 0.2 s, in a host call"
         assert "stuck in a host call" in watch.until(of(stuck.instance, "gone")).reason
     assert other.run()["status"] == 0
     watch.close()
@@ -260,9 +263,12 @@ def test_stderr_and_failures_are_in_the_log_with_their_request(keeper: Any) -> N
     assert printed["text"] == "exit3: giving up"
     assert printed["request_id"] == "req-77"
     assert (printed["namespace"], printed["function"]) == ("default", "exit3")
-    failed = keeper.log_until(lambda line: "the invocation failed" in line["text"])
+    failed = keeper.log_until(
+        lambda line: (
+            line.get("instance") == loaded.instance and "the invocation failed" in line["text"]
+        )
+    )
     assert failed["text"] == "the invocation failed (200): exited with code 3"
-    assert failed["instance"] == loaded.instance
 
 
 def test_secrets_are_in_no_log_and_no_process_list(keeper: Any) -> None:
