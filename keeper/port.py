@@ -6,6 +6,7 @@ to a child that was forked ahead, or else to a fresh one, and the child answers.
 
 import contextlib
 import functools
+import math
 import socket
 import time
 from typing import TYPE_CHECKING, Final
@@ -55,6 +56,10 @@ class ControlPort:
         self._spares = Spares()
         keeper.listener.setblocking(False)
         zygote.on(keeper.listener, self._accept)
+
+    def due(self, now: float) -> float:
+        """Return when `look` has something to do that cannot wait for the zygote's next turn."""
+        return math.inf if self._zygote.stopping else self._spares.due(now)
 
     def look(self, now: float) -> None:
         """Do what is due by time, not by an event."""

@@ -5,6 +5,7 @@ costs some megabytes while it waits. So an idle keeper has one. When a load call
 finds none, loads come faster than one at a time: then there are more, for a while.
 """
 
+import math
 from typing import Final
 
 from keeper.children import Child
@@ -29,7 +30,11 @@ class Spares:
 
     def missing(self, now: float) -> bool:
         """Tell whether one more is to be forked now."""
-        return now >= self._next and len(self._waiting) < self._wanted(now)
+        return now >= self.due(now)
+
+    def due(self, now: float) -> float:
+        """Return when one more is to be forked; infinity: there are enough."""
+        return self._next if len(self._waiting) < self._wanted(now) else math.inf
 
     def add(self, child: Child) -> None:
         """Take a child that was just forked."""

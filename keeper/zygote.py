@@ -90,7 +90,7 @@ class Zygote:
         gc.freeze()  # or each child's first collection would copy every page
         gc.enable()
         while not (self.stopping and not self.children):
-            for key, _ in self._selector.select(TURN_S):
+            for key, _ in self._selector.select(self._patience()):
                 key.data()
             self._look()
         self.watchers.close()
@@ -187,6 +187,12 @@ class Zygote:
         wake.recv(64)
         self._was_signalled = True
         self.stop()
+
+    def _patience(self) -> float:
+        if self.port is None:
+            return TURN_S
+        now = time.monotonic()
+        return min(TURN_S, max(0.0, self.port.due(now) - now))
 
     def _look(self) -> None:
         """Do what is due by time, not by an event."""

@@ -1,3 +1,4 @@
+import math
 import os
 import socket
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ def test_an_idle_keeper_has_one(children: list[Child]) -> None:
     assert spares.missing(1.0)
     spares.add(children[0])
     assert not spares.missing(1.0)
+    assert spares.due(1.0) == math.inf
     assert spares.surplus(1.0) == []
 
 
@@ -35,6 +37,7 @@ def test_the_next_one_waits_until_the_load_has_had_the_processor(children: list[
     spares = Spares()
     spares.add(children[0])
     assert spares.take(10.0) is children[0]
+    assert spares.due(10.0) == 10.0 + DELAY_S
     assert not spares.missing(10.0 + DELAY_S / 2)
     assert spares.missing(10.0 + DELAY_S)
 
