@@ -14,6 +14,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from schemas.access import ApiKeys, Cors, Jwt, RateLimit
 from schemas.names import (
     END,
     FileName,
@@ -241,6 +242,13 @@ class RouteSpec(Spec, frozen=True, tag="route"):
     methods: Annotated[tuple[Method, ...], Meta(min_length=1, max_length=7)] = ("GET", "POST")
     host: HostName | None = None
     """Without a port, in lower case. A route without a host serves every host."""
+    authentication: ApiKeys | Jwt | None = None
+    """Who may use it; without it, everyone."""
+    cors: Cors | None = None
+    """Which web pages' scripts may use it; without it, the function's own headers say."""
+    rate_limit: RateLimit | None = None
+    body_bytes: Annotated[int, Meta(ge=0, le=256 * MIB)] | None = None
+    """Its largest request body, if that is less than its function's."""
 
     def __post_init__(self) -> None:
         """Refuse patterns that could never match or have no single meaning."""
@@ -253,6 +261,11 @@ class RouteSpec(Spec, frozen=True, tag="route"):
                 raise ValueError(f"path {pattern!r} is the platform's own: use one beside /.wasmfn")
         if len(set(self.methods)) != len(self.methods):
             raise ValueError("`methods` names a method twice")
+        if self.rate_limit is not None and self.rate_limit.per == "client":
+            if self.authentication is None:
+                raise ValueError(
+                    "`rate_limit.per: client` needs `authentication`; use `address` without it"
+                )
 
 
 def check_path_pattern(pattern: str, *, parameters: bool) -> None:

@@ -20,6 +20,7 @@ from services.bus.permissions import used_by
 from services.bus.streams import provide
 from services.process import Process, PublicError, Server, serve
 from services.router import sync
+from services.router.access.entry import Entry
 from services.router.activity import Progress, report
 from services.router.asynchronous.start import Asynchronous
 from services.router.demand import asker
@@ -83,8 +84,9 @@ async def main(process: Process, settings: RouterSettings) -> None:
         await settle(bus.nc)
         asynchronous = Asynchronous(bus, slots, pool, limits, events.emit, settings)
         process.admin_routes += asynchronous.admin_routes
+        entry = Entry(settings.token_key_origins)
         app = Invocations(
-            slots, pool, limits, metrics, events.emit, trusted, asynchronous.acceptance
+            slots, pool, limits, metrics, events.emit, trusted, asynchronous.acceptance, entry
         )
         workings = Workings(slots, pool, limits, metrics, events.emit, trusted)
         server = data_server(app, workings, settings)
@@ -108,6 +110,7 @@ async def main(process: Process, settings: RouterSettings) -> None:
             connection.transport.abort()
         slots.close()
         pool.close()
+        await entry.close()
 
 
 def _connection_limit(wanted: int) -> int:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from schemas.invocations import RESERVED_PATH
+from services.router.access.cors import is_preflight
 from services.router.asynchronous.identity import prefers_async
 from services.router.framing import BadRequest, Header, Incoming, Outgoing, outgoing, read_request
 from services.router.paths import BadPath, decode_path, host_name
@@ -43,11 +44,16 @@ class Head(NamedTuple):
 
 
 class Admitted(msgspec.Struct, frozen=True, gc=False):
-    """A request that may be made."""
+    """A request that a function takes."""
 
     head: Head
     match: Match
     function: Function
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its route asks nothing more of it."""
+        return self.match.route.gate is None
 
 
 def read_head(
@@ -72,7 +78,7 @@ def read_head(
         raise Refused(Problem(bad.status, bad.detail, close=True)) from None
     except BadPath as bad:
         raise Refused(Problem(400, str(bad))) from None
-    if path.startswith(RESERVED_PATH) or prefers_async(headers):
+    if path.startswith(RESERVED_PATH) or prefers_async(headers) or is_preflight(method, headers):
         return None
     return Head(
         method,

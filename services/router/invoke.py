@@ -9,14 +9,25 @@ whose client connection stands in `scope["state"]["client"]`.
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
+from urllib.parse import quote
 
 import msgspec
 
 from schemas.events import Event
 from schemas.invocations import RESERVED_PATH
+from services.router.access.cors import asked_method
+from services.router.access.entry import (
+    CLIENT_HEADER,
+    Entry,
+    TurnedAway,
+    client_address,
+    without,
+)
+from services.router.access.gate import Answered, Gate
 from services.router.asynchronous.accept import Acceptance, Offer
 from services.router.asynchronous.door import Refusal, Reply
 from services.router.asynchronous.identity import prefers_async
@@ -28,6 +39,7 @@ from services.router.framing import (
     Answer,
     BadRequest,
     Forwarding,
+    Header,
     Incoming,
     Network,
     chunk,
@@ -75,7 +87,8 @@ class _Reply:
     """The answer on its way to the client."""
 
     __slots__ = (
-        "_client", "_limits", "_loop", "_request_id", "_send", "_until", "function", "status",
+        "_client", "_limits", "_loop", "_request_id", "_send", "_until", "dress", "function",
+        "status",
     )  # fmt: skip
 
     def __init__(
@@ -84,6 +97,8 @@ class _Reply:
         self.status = 0
         """0 until the answer's head is sent."""
         self.function: Key = NOBODY
+        self.dress: Callable[[list[Header]], None] = lambda headers: None
+        """What the route has to add to the headers of any answer."""
         self._client = client
         self._limits = limits
         self._loop = asyncio.get_running_loop()
@@ -121,6 +136,7 @@ class _Reply:
 
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self.status = status
+        self.dress(headers)
         self._until = self._loop.time() + self._limits.transfer_s
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
@@ -162,8 +178,10 @@ class Invocations:
         emit: Callable[[Event], None],
         trusted: tuple[Network, ...] = (),
         acceptance: Acceptance | None = None,
+        entry: Entry | None = None,
     ) -> None:
         self._state = slots.state
+        self._entry = entry or Entry(())
         self._acceptance = acceptance
         self._slots = slots
         self._pool = pool
@@ -185,7 +203,7 @@ class Invocations:
         try:
             try:
                 await self._serve(scope, receive, reply, trace, began)
-            except (Refused, BodyRefused, NoSlot, Refusal) as refusal:
+            except (Refused, TurnedAway, BodyRefused, NoSlot, Refusal) as refusal:
                 if reply.status:
                     client.abort()
                 else:
@@ -225,13 +243,27 @@ class Invocations:
         if path.startswith(RESERVED_PATH):
             await reply.whole(await self._own(method, path))
             return
-        match, function = self._route(host_name(incoming.host.decode("latin-1")), method, path)
+        host = host_name(incoming.host.decode("latin-1"))
+        headers: list[Header] = scope["headers"]
+        asked = asked_method(method, headers)
+        found = self._state.table.match(host, asked, path) if asked else None
+        if isinstance(found, Match) and found.route.gate is not None and found.route.gate.has_cors:
+            await self._enter(scope, reply, found.route.gate)
+            return
+        match, function = self._route(host, method, path)
         reply.function = function.key
+        body_bytes = function.body_bytes
+        if (gate := match.route.gate) is not None:
+            if not await self._enter(scope, reply, gate):
+                return
+            if gate.body_bytes is not None:
+                body_bytes = min(body_bytes, gate.body_bytes)
         if self._acceptance is not None and prefers_async(scope["headers"]):
-            offer = await self._offer(scope, receive, incoming, trace, match, function)
+            body = RequestBody(receive, incoming.length, body_bytes, self._limits)
+            offer = await self._offer(scope, body, incoming, trace, match, function)
             await reply.whole(await self._acceptance.accept(offer))
             return
-        body = RequestBody(receive, incoming.length, function.body_bytes, self._limits)
+        body = RequestBody(receive, incoming.length, body_bytes, self._limits)
         await body.read_ahead()
         call = _Call(
             method=method,
@@ -243,6 +275,27 @@ class Invocations:
         )
         until = began + self._limits.transfer_s + self._limits.park_s
         await self._call(call, reply, trace, until)
+
+    async def _enter(self, scope: Scope, reply: _Reply, gate: Gate) -> bool:
+        """Let the request in as its route wants it; False for a preflight, which is answered.
+
+        Raises:
+            TurnedAway: it does not get in.
+        """
+        headers: list[Header] = scope["headers"]
+        reply.dress = functools.partial(gate.dress, tuple(headers))
+        peer = scope["client"][0] if scope["client"] else "unknown"
+        address = client_address(peer, headers, trusted=is_trusted(peer, self._trusted))
+        entered = await self._entry.enter(gate, scope["method"], headers, address)
+        if isinstance(entered, Answered):
+            reply.dress = lambda headers: None
+            await reply.whole((200, list(entered.headers), b""))
+            return False
+        if gate.secret_header:
+            scope["headers"] = without(headers, gate.secret_header)
+        if entered.client:
+            scope["client_name"] = entered.client
+        return True
 
     async def _call(self, call: _Call, reply: _Reply, trace: Trace, until: float) -> None:
         """Make the call, on one endpoint after another if need be, and pass its answer on."""
@@ -300,14 +353,13 @@ class Invocations:
     async def _offer(
         self,
         scope: Scope,
-        receive: Receive,
+        body: RequestBody,
         incoming: Incoming,
         trace: Trace,
         match: Match,
         function: Function,
     ) -> Offer:
         """Return a request that is to be stored, with its whole body."""
-        body = RequestBody(receive, incoming.length, function.body_bytes, self._limits)
         await body.read_ahead()
         whole = body.ahead
         while not body.complete and self._acceptance is not None:
@@ -337,7 +389,9 @@ class Invocations:
         peer = scope["client"][0] if scope["client"] else "unknown"
         query: bytes = scope["query_string"]
         target: bytes = scope["raw_path"]
-        parameters = parameter_headers(match.route.parameters, match.values) if match.values else ()
+        parameters = parameter_headers(match.route.parameters, match.values) if match.values else []
+        if "client_name" in scope:
+            parameters.append((CLIENT_HEADER, quote(scope["client_name"]).encode("ascii")))
         return request_head(
             scope["method"],
             target + b"?" + query if query else target,

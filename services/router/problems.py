@@ -11,6 +11,8 @@ PROBLEM_TYPE: Final = "application/problem+json"
 
 _TITLES: Final = {
     400: "Bad request",
+    401: "Authentication needed",
+    403: "Not allowed",
     404: "No such route",
     405: "Method not allowed",
     408: "Request timed out",
@@ -18,6 +20,7 @@ _TITLES: Final = {
     414: "Request target too long",
     417: "Expectation failed",
     421: "Misdirected request",
+    429: "Too many requests",
     431: "Request headers too large",
     500: "Router error",
     501: "Not implemented",
@@ -38,6 +41,8 @@ class Problem(msgspec.Struct, frozen=True):
     allow: tuple[str, ...] = ()
     close: bool = False
     """The connection cannot be used any further."""
+    challenge: str = ""
+    """`WWW-Authenticate`, for a 401 or 403 (RFC 9110, section 11.6.1)."""
 
 
 class _Document(msgspec.Struct):
@@ -69,6 +74,8 @@ def encode(problem: Problem, request_id: str) -> tuple[list[tuple[bytes, bytes]]
         headers.append((b"retry-after", b"%d" % max(1, -int(-problem.retry_after_s // 1))))
     if problem.allow:
         headers.append((b"allow", ", ".join(problem.allow).encode("ascii")))
+    if problem.challenge:
+        headers.append((b"www-authenticate", problem.challenge.encode("ascii", "replace")))
     if problem.close:
         headers.append((b"connection", b"close"))
     return headers, body

@@ -303,7 +303,11 @@ class ClientConnection(HttpToolsProtocol):
         except Refused as refused:
             return Request(method, version, keep_alive, trace, refused.problem)
         self._head = head
-        return None if head is None else self._judge(head, trace)
+        request = None if head is None else self._judge(head, trace)
+        if request is None or _is_plain(request):
+            return request
+        self._head = None
+        return None
 
     def _judge(self, head: Head, trace: Trace) -> Request:
         assert self.workings is not None  # noqa: S101 - else no head is read
@@ -333,9 +337,12 @@ class ClientConnection(HttpToolsProtocol):
         head = workings.heads.known.get(data[:end])
         if head is None or len(data) != end + head.incoming.length:  # type: ignore[operator]  # not chunked
             return False
+        request = self._judge(head, fresh_trace())
+        if not _is_plain(request):
+            return False
         # The parser stands between two requests, and stays there.
         self._deadline.clear()
-        invocation = Invocation(workings, self, self._judge(head, fresh_trace()))
+        invocation = Invocation(workings, self, request)
         self.cycle = invocation  # type: ignore[assignment]  # it stands in for uvicorn's
         self._turn = invocation
         invocation.start(data[end:])
@@ -497,6 +504,11 @@ class ClientConnection(HttpToolsProtocol):
             self.cycle.on_stall()
         else:
             self.transport.abort()
+
+
+def _is_plain(request: Request) -> bool:
+    """Whether the request is answered by callbacks: refused, or of a route that asks nothing."""
+    return isinstance(request.verdict, Problem) or request.verdict.is_plain
 
 
 def client_protocol(limits: ClientLimits, workings: Workings | None) -> type[ClientConnection]:

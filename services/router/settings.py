@@ -18,6 +18,9 @@ class RouterSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown_
     trusted_proxies: tuple[str, ...] = ()
     """Networks (CIDR) whose X-Forwarded-* headers are believed and added to."""
 
+    token_key_origins: tuple[str, ...] = ()
+    """Origins, such as `https://login.example`, that the keys of token issuers are fetched from."""
+
     connect_s: Seconds = 2.0
     answer_grace_s: Seconds = 2.0
     """What a keeper gets beyond a function's timeout to say that it timed out."""

@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from schemas.active import ActiveRoute
+from services.router.access.gate import Gate, gate_of
 
 Key = tuple[str, str]
 """Namespace and name of a function."""
@@ -41,6 +42,8 @@ class Route(msgspec.Struct, frozen=True):
     host: str
     parameters: tuple[str, ...]
     """Names of the path parameters, from the left."""
+    gate: Gate | None = None
+    """What it asks of a request, if it asks anything."""
 
     def __lt__(self, other: "Route") -> bool:
         """Order routes of one slot: while two overlap in a rollout, the elder serves."""
@@ -123,6 +126,7 @@ def compact(active: ActiveRoute) -> Route:
         methods=spec.methods,
         host=spec.host or ANY_HOST,
         parameters=tuple(s[1:-1] for s in pattern.split("/") if s.startswith("{")),
+        gate=gate_of(spec),
     )
 
 

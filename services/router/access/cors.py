@@ -24,6 +24,14 @@ def is_preflight(method: str, headers: Sequence[tuple[bytes, bytes]]) -> bool:
     return b"origin" in names and b"access-control-request-method" in names
 
 
+def asked_method(method: str, headers: Sequence[tuple[bytes, bytes]]) -> str:
+    """Return the method that a browser's preflight asks about; empty if it is none."""
+    if not is_preflight(method, headers):
+        return ""
+    wanted = (value for name, value in headers if name == b"access-control-request-method")
+    return next(wanted).decode("latin-1")
+
+
 def origin_of(headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:
     """Return the page's origin, if a browser sent one."""
     return next((value for name, value in headers if name == b"origin"), None)

@@ -32,7 +32,7 @@ class Admitted(msgspec.Struct, frozen=True):
 
 
 class Answered(msgspec.Struct, frozen=True):
-    """A preflight, answered here: 204 with these headers."""
+    """A preflight, answered here with these headers."""
 
     headers: tuple[tuple[bytes, bytes], ...]
 
@@ -57,9 +57,13 @@ class KeysWanted(msgspec.Struct, frozen=True):
 class Gate:
     """What one route asks. It holds its counters, so a route keeps its gate while it stands."""
 
-    __slots__ = ("_clients", "_cors", "_header", "_jwt", "_keys", "_methods", "_per", "_rates")
+    __slots__ = (
+        "_clients", "_cors", "_header", "_jwt", "_keys", "_methods", "_per", "_rates", "body_bytes",
+    )  # fmt: skip
 
     def __init__(self, spec: RouteSpec) -> None:
+        self.body_bytes = spec.body_bytes
+        """The largest request body; None leaves that to the function."""
         self._cors: Cors | None = spec.cors
         self._methods = spec.methods
         self._rates = Rates(spec.rate_limit) if spec.rate_limit is not None else None
@@ -78,6 +82,11 @@ class Gate:
 
                 self._jwt = wanted
                 self._keys = read_keys(wanted.keys) if wanted.keys_url is None else None
+
+    @property
+    def has_cors(self) -> bool:
+        """Whether it answers preflights."""
+        return self._cors is not None
 
     @property
     def secret_header(self) -> bytes:
@@ -108,16 +117,27 @@ class Gate:
             denied = self._count(address, now)
             if denied is not None:
                 return denied
-        who = self._who(headers, keys_at)
-        if self._rates is not None and self._per != "address" and isinstance(who, Admitted):
-            return self._count(who.client if self._per == "client" else "", now) or who
-        return who
+        return self._counted(self._who(headers, keys_at), now)
+
+    def admit_token(
+        self, headers: Headers, keys: "tuple[Key, ...]", now: float
+    ) -> Admitted | Denied | KeysWanted:
+        """Decide about a request for which `keys` were read."""
+        assert self._jwt is not None  # noqa: S101 - who else would want keys
+        return self._counted(self._by_token(self._jwt, headers, lambda url: keys), now)
 
     def dress(self, request: Headers, answer: list[tuple[bytes, bytes]]) -> None:
         """Add to the headers of an answer what the browser that asked must be told."""
         if self._cors is not None:
             answer[:] = [header for header in answer if not cors.is_ours(header[0])]
             answer += cors.answer_headers(self._cors, cors.origin_of(request))
+
+    def _counted(
+        self, who: Admitted | Denied | KeysWanted, now: float
+    ) -> Admitted | Denied | KeysWanted:
+        if self._rates is None or self._per == "address" or not isinstance(who, Admitted):
+            return who
+        return self._count(who.client if self._per == "client" else "", now) or who
 
     def _count(self, client: str, now: float) -> Denied | None:
         assert self._rates is not None  # noqa: S101 - asked by who has looked
@@ -184,6 +204,5 @@ def _invalid(detail: str) -> Denied:
 
 def gate_of(spec: RouteSpec) -> Gate | None:
     """Return what the route asks, or None if it takes everyone."""
-    if spec.authentication is None and spec.cors is None and spec.rate_limit is None:
-        return None
-    return Gate(spec)
+    asked = (spec.authentication, spec.cors, spec.rate_limit, spec.body_bytes)
+    return None if all(each is None for each in asked) else Gate(spec)

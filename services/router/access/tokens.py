@@ -77,7 +77,7 @@ def check(token: str, keys: Sequence[Key], wanted: Jwt) -> Bearer | Bad | Unknow
     except jwt.PyJWTError:
         return Bad("it is no JSON Web Token")
     algorithm, named = header.get("alg"), header.get("kid")
-    if algorithm not in ALGORITHMS:
+    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
         return Bad("its algorithm is not taken here; sign it with RS256, PS256, ES256 or EdDSA")
     mine = [key for key in keys if key.algorithm == algorithm and named in (None, key.id)]
     if not mine:
