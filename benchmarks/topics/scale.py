@@ -127,11 +127,13 @@ def _lookup_us(shape: str, count: int) -> list[float]:
     chosen = random.Random(0)  # noqa: S311 - the same paths each time
     paths = [f"/tenant/{chosen.randrange(count)}/{suffix}" for _ in range(LOOKUPS)]
     took = []
-    for _ in range(5):
+    for turn in range(5):
+        # A host of its own for each: whatever remembers answers has not seen this one.
+        asked = [(f"{number}.{turn}.example.com", path) for number, path in enumerate(paths)]
         # Processor time: nothing in here waits, and other processes do not count.
         begin = time.process_time()
-        for path in paths:
-            table.match("example.com", "GET", path)
+        for host, path in asked:
+            table.match(host, "GET", path)
         took.append((time.process_time() - begin) / LOOKUPS * 1e6)
     assert table.match("example.com", "GET", paths[0]) is not None
     return took
