@@ -14,37 +14,19 @@ is taken or made; the request is sent; the answer is passed on as it comes.
 
 # ruff: noqa: D102 - what calls a callback documents it
 
-import asyncio
-import functools
 import logging
-from collections.abc import Callable
 from time import perf_counter
-from typing import Concatenate, Final, ParamSpec
+from typing import Final
 
-from schemas.endpoints import Endpoint
-from services.router.admission import Admitted, too_large, too_slow
+from services.router.admission import too_large, too_slow
 from services.router.answer import AnswerHead
-from services.router.choice import Candidate, Cause
-from services.router.coldstart import ColdStart, cold_start_event
-from services.router.framing import chunk, header_lines, id_lines, parameter_headers, with_token
-from services.router.limits import REPLAY_BYTES, answer_deadline_s
-from services.router.metrics import NOBODY
+from services.router.call import Call, guarded
+from services.router.limits import REPLAY_BYTES
 from services.router.problems import Problem
 from services.router.reply import Reply, TooLong, whole_answer, write_problem
 from services.router.request import Client, Request
-from services.router.retry import (
-    NOT_EXECUTED,
-    REASONS,
-    Failure,
-    cause_of,
-    may_retry,
-    problem_of,
-)
-from services.router.slots import Grant, no_room
+from services.router.retry import REASONS, Failure
 from services.router.state import Function
-from services.router.table import Key
-from services.router.upload import Upload
-from services.router.upstream import ConnectFailed, Connection
 from services.router.workings import Workings
 
 log = logging.getLogger(__name__)
@@ -52,64 +34,22 @@ log = logging.getLogger(__name__)
 _GONE: Final = 499
 """The status that is counted for a client that left before its answer, as nginx does."""
 
-P = ParamSpec("P")
 
+class Invocation(Call):
+    """One request, from its client and back: its body, its call, the answer."""
 
-def _guarded(
-    step: Callable[Concatenate["Invocation", P], None],
-) -> Callable[Concatenate["Invocation", P], None]:
-    """Answer 500 if a step raises what it must not: nothing may be left hanging, or lost."""
-
-    @functools.wraps(step)
-    def run(invocation: "Invocation", /, *args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            step(invocation, *args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - it is told
-            invocation.crash(error)
-
-    return run
-
-
-class Invocation:
-    """One request on its way to an instance, and the answer on its way back."""
-
-    # What most invocations never need is not set for each: a third of what making one costs.
     response_complete = False
-    parked_at = 0.0
     _function: Function | None = None
-    _key: Key = NOBODY
     _until = 0.0
     """When, on the loop's clock, the step that is bounded in all must be over."""
-    # The body on its way in.
     _size = 0
-    _body_complete = False
-    _reading = False
-    _upload: Upload | None = None
-    # The call that is being made.
-    _head = b""
-    _silence_s = 0.0
-    _unanswered = 0
-    _parked = False
-    _candidate: Candidate | None = None
-    _cold: ColdStart | None = None
-    _attempted_at = 0.0
-    _sent_at = 0.0
-    _connection: Connection | None = None
-    _reused = False
+    """Of what has come of the request's body."""
     _reply: Reply | None = None
     """The answer of an instance; the client has some of it once it is begun."""
-    # The one thing that is waited for besides, and the one task there may be.
-    _timer: asyncio.TimerHandle | None = None
-    _connecting: asyncio.Task[None] | None = None
 
     def __init__(self, workings: Workings, client: Client, request: Request) -> None:
-        self.request_id = request.trace.request_id
+        super().__init__(workings, client, request)
         self.keep_alive = request.keep_alive
-        self._workings = workings
-        self._client = client
-        self._request = request
-        self._began = 0.0
-        self._pieces: list[bytes] = []
 
     @property
     def response_started(self) -> bool:
@@ -136,7 +76,7 @@ class Invocation:
             self._body_complete = True
         verdict = self._request.verdict
         if isinstance(verdict, Problem):
-            self._refuse(verdict)
+            self.refuse(verdict)
             return
         incoming = verdict.head.incoming
         function = self._function = verdict.function
@@ -144,7 +84,7 @@ class Invocation:
         limits = self._workings.limits
         announced = self._size if incoming.length == "chunked" else incoming.length
         if announced > function.body_bytes:
-            self._refuse(too_large(function.body_bytes))
+            self.refuse(too_large(function.body_bytes))
         elif incoming.length == 0 or self._body_complete:
             self._body_complete = True
             self._acquire()
@@ -154,7 +94,7 @@ class Invocation:
             self._until = self._workings.loop.time() + limits.transfer_s
             self._reading = True
 
-    @_guarded
+    @guarded
     def on_body(self, data: bytes) -> None:
         """Take a piece of the request's body."""
         self._size += len(data)
@@ -163,13 +103,13 @@ class Invocation:
             # It is not its turn: the connection reads no further than it has read.
             self._pieces.append(data)
         elif self._size > function.body_bytes:
-            self._refuse(too_large(function.body_bytes))
+            self.refuse(too_large(function.body_bytes))
         elif self._upload is not None:
             self._upload.on_body(data)
         else:
             self._pieces.append(data)
 
-    @_guarded
+    @guarded
     def on_body_end(self) -> None:
         """Take note that the body is complete."""
         self._body_complete = True
@@ -178,7 +118,7 @@ class Invocation:
         elif self._reading:
             self._acquire()
 
-    @_guarded
+    @guarded
     def on_body_pause(self) -> None:
         """Look at what has come of the body: there is no more of it at the moment."""
         if self._upload is not None:
@@ -191,12 +131,12 @@ class Invocation:
             self._client.pause_body()
             self._acquire()
 
-    @_guarded
+    @guarded
     def on_stall(self) -> None:
         """Give up a body that does not come."""
-        self._refuse(too_slow())
+        self.refuse(too_slow())
 
-    @_guarded
+    @guarded
     def on_client_writable(self) -> None:
         """Pass the answer on: the client has read what was sent."""
         if self._connection is not None and self._reply is not None:
@@ -222,25 +162,7 @@ class Invocation:
         left = self._until - workings.loop.time()
         self._client.expect_body(max(0.0, min(workings.limits.stall_s, left)))
 
-    # What the slots call.
-
-    @_guarded
-    def on_grant(self, grant: Grant) -> None:
-        self._parked = False
-        self._stop_timer()
-        self._attempt(grant.candidate, grant.cold)
-
-    @_guarded
-    def on_refusal(self, problem: Problem) -> None:
-        self._parked = False
-        self._refuse(problem)
-
     # What the connection to the instance calls.
-
-    @_guarded
-    def on_continue(self) -> None:
-        if self._upload is not None:
-            self._upload.invite()
 
     def on_head(self, head: AnswerHead, data: bytes, ended: bool) -> None:
         if not (ended and self._pass_on_whole(head, data)):
@@ -264,7 +186,7 @@ class Invocation:
             self.crash(error)
         return True
 
-    @_guarded
+    @guarded
     def _begin_reply(self, head: AnswerHead, data: bytes, ended: bool) -> None:
         connection = self._connection
         assert connection is not None  # noqa: S101 - it is what calls
@@ -291,135 +213,10 @@ class Invocation:
             self._until = self._workings.loop.time() + self._workings.limits.transfer_s
         self._pass_on(reply, data, ended)
 
-    @_guarded
+    @guarded
     def on_data(self, data: bytes, ended: bool) -> None:
         assert self._reply is not None  # noqa: S101 - there was a head
         self._pass_on(self._reply, data, ended)
-
-    @_guarded
-    def on_failure(self, failure: Failure) -> None:
-        self._connection = None
-        self._fail(failure)
-
-    @_guarded
-    def on_writable(self) -> None:
-        if self._upload is not None:
-            self._upload.flow()
-
-    # The call.
-
-    def _acquire(self) -> None:
-        """Take a slot, or wait for one."""
-        self._reading = False
-        workings = self._workings
-        function = self._key
-        candidate = workings.slots.take(function)
-        if candidate is not None:
-            self._attempt(candidate, None)
-            return
-        limits = workings.limits
-        self.parked_at = perf_counter()
-        spent = self.parked_at - self._began
-        within = max(0.0, min(limits.park_s, limits.transfer_s + limits.park_s - spent))
-        self._parked = True
-        workings.slots.park(function, self)
-        if self._parked:
-            self._timer = workings.loop.call_later(within, self._on_parked_long, within)
-
-    @_guarded
-    def _on_parked_long(self, within: float) -> None:
-        self._timer = None
-        self._parked = False
-        self._workings.slots.leave(self._key, self)
-        self._refuse(no_room(within))
-
-    def _attempt(self, candidate: Candidate, cold: ColdStart | None) -> None:
-        """Make the call on `candidate`, whose slot this has now."""
-        self._candidate = candidate
-        self._cold = cold
-        if cold is not None:
-            self._attempted_at = perf_counter()
-        workings = self._workings
-        connection = workings.pool.take(candidate.endpoint)
-        if connection is not None:
-            self._send(connection)
-        else:
-            self._connecting = workings.loop.create_task(self._connect(candidate.endpoint))
-
-    async def _connect(self, endpoint: Endpoint) -> None:
-        try:
-            connection = await self._workings.pool.connect(endpoint)
-        except ConnectFailed as failed:
-            self._connecting = None
-            self._reused = False
-            self.on_failure(failed.failure)
-        else:
-            self._connecting = None
-            self._on_connected(connection)
-
-    @_guarded
-    def _on_connected(self, connection: Connection) -> None:
-        self._send(connection)
-
-    def _send(self, connection: Connection) -> None:
-        """Send the request, or begin to: the upload does what is left."""
-        verdict = self._request.verdict
-        candidate = self._candidate
-        assert isinstance(verdict, Admitted)  # noqa: S101 - else it was refused
-        assert candidate is not None  # noqa: S101 - it was chosen
-        method = verdict.head.method
-        if not self._head:
-            self._head = self._request_head(verdict)
-            self._silence_s = answer_deadline_s(verdict.function.timeout_s, self._workings.limits)
-        if self._cold is not None:
-            self._sent_at = perf_counter()
-        self._connection = connection
-        self._reused = connection.reused
-        chunked = verdict.head.incoming.length == "chunked"
-        token = candidate.endpoint.token
-        if not self._body_complete:
-            connection.start(self, method, with_token(self._head, token, ask=True))
-            self._upload = Upload(self, connection, self._pieces, self._silence_s, chunked=chunked)
-            return
-        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        if chunked:
-            body = chunk(body) + chunk(b"") if body else chunk(b"")
-        connection.call(self, method, with_token(self._head, token) + body, self._silence_s)
-
-    def _request_head(self, verdict: Admitted) -> bytes:
-        head, match = verdict.head, verdict.match
-        trace = self._request.trace
-        front, chained = head.outgoing
-        lines = (
-            front
-            + self._client.origin_lines(head.incoming.host, chained)
-            + id_lines(trace.request_id, trace.traceparent)
-        )
-        if match.values:
-            lines += header_lines(parameter_headers(match.route.parameters, match.values))
-        return lines
-
-    def _fail(self, failure: Failure) -> None:
-        """Make the call again, or say that it failed."""
-        replayable = self._upload is None or self._upload.replayable
-        self._release(cause_of(failure, reused=self._reused))
-        if self.response_started:
-            self._workings.metrics.truncated += 1
-            self._break_off()
-            return
-        if failure not in NOT_EXECUTED:
-            self._unanswered += 1
-        if may_retry(
-            failure,
-            method=self._request.method,
-            replayable=replayable,
-            reused=self._reused,
-            unanswered=self._unanswered,
-        ):
-            self._workings.metrics.retries += 1
-            self._acquire()
-        else:
-            self._refuse(problem_of(failure))
 
     # The answer.
 
@@ -429,7 +226,7 @@ class Invocation:
             more = reply.put(data, ended=ended)
         except TooLong:
             detail = "the answer's length is not known in advance; speak HTTP/1.1 to get it"
-            self._refuse(Problem(505, detail))
+            self.refuse(Problem(505, detail))
             return
         connection = self._connection
         assert connection is not None  # noqa: S101 - the answer comes from it
@@ -450,36 +247,29 @@ class Invocation:
             within = min(workings.limits.stall_s, max(0.0, self._until - workings.loop.time()))
             self._timer = workings.loop.call_later(within, self._on_unread)
 
-    @_guarded
+    @guarded
     def _on_unread(self) -> None:
         """Give up a client that does not read its answer."""
         self._timer = None
         self._workings.metrics.truncated += 1
         self._drop()
-        self._break_off()
+        self.break_off()
 
-    def _break_off(self) -> None:
+    def break_off(self) -> None:
         """End an answer in the middle. Only a broken connection tells the client so."""
         self._client.abort()
         self._end(_GONE if self._reply is None else self._reply.status)
 
-    def _refuse(self, problem: Problem) -> None:
+    def refuse(self, problem: Problem) -> None:
         """Answer `problem`; if an answer has begun, break it off."""
         self._drop()
         if self.response_started:
-            self._break_off()
+            self.break_off()
             return
         self.keep_alive = self.keep_alive and not problem.close
         write_problem(self._client, self._request, problem, close=not self.keep_alive)
         self._end(problem.status)
         self._client.on_answered(self.keep_alive)
-
-    def _tell_cold_start(self, cold: ColdStart) -> None:
-        workings = self._workings
-        workings.metrics.cold_starts += 1
-        connect_ms = (self._sent_at - self._attempted_at) * 1000
-        first_byte_ms = (perf_counter() - self._sent_at) * 1000
-        workings.emit(cold_start_event(self._key, cold, connect_ms, first_byte_ms, self.request_id))
 
     # The end.
 
@@ -494,39 +284,9 @@ class Invocation:
             self.response_complete = True
             self._workings.metrics.answered(self._key, status, perf_counter() - self._began)
 
-    def _drop(self) -> None:
-        """Let go of whatever is under way."""
-        if self._parked:
-            self._parked = False
-            self._workings.slots.leave(self._key, self)
-        if self._connecting is not None:
-            self._connecting.cancel()
-            self._connecting = None
-        if self._connection is not None:
-            self._connection.abandon()
-            self._connection = None
-        self._release("")
-
-    def _release(self, cause: Cause | None) -> None:
-        """Give the slot back, if there is one."""
-        self._reading = False
-        if self._timer is not None:
-            self._stop_timer()
-        if self._upload is not None:
-            self._upload.stop()
-            self._upload = None
-        candidate, self._candidate = self._candidate, None
-        if candidate is not None:
-            self._workings.slots.release(self._key, candidate, cause)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
     def crash(self, error: Exception) -> None:
         """Say that a step failed which must not."""
         fields = {"request_id": self.request_id}
         log.error("a request could not be served", exc_info=error, extra=fields)
         if not self.response_complete:
-            self._refuse(Problem(500, "the router failed; its log says how"))
+            self.refuse(Problem(500, "the router failed; its log says how"))

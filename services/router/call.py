@@ -1,0 +1,297 @@
+"""The call of an instance for one request: a slot, a connection, and again if it may be.
+
+A call that was not executed is made once more, on whatever endpoint there is
+then. What comes of it, an answer or a reason why there is none, is told to the
+invocation that the call is part of.
+"""
+
+# ruff: noqa: D102 - what calls a callback documents it
+
+import asyncio
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from time import perf_counter
+from typing import Concatenate, ParamSpec, TypeVar
+
+from schemas.endpoints import Endpoint
+from services.router.admission import Admitted
+from services.router.answer import AnswerHead
+from services.router.choice import Candidate, Cause
+from services.router.coldstart import ColdStart, cold_start_event
+from services.router.framing import chunk, header_lines, id_lines, parameter_headers, with_token
+from services.router.limits import answer_deadline_s
+from services.router.metrics import NOBODY
+from services.router.problems import Problem
+from services.router.request import Client, Request
+from services.router.retry import NOT_EXECUTED, Failure, cause_of, may_retry, problem_of
+from services.router.slots import Grant, no_room
+from services.router.table import Key
+from services.router.upload import Upload
+from services.router.upstream import ConnectFailed, Connection
+from services.router.workings import Workings
+
+C = TypeVar("C", bound="Call")
+P = ParamSpec("P")
+
+
+def guarded(step: Callable[Concatenate[C, P], None]) -> Callable[Concatenate[C, P], None]:
+    """Answer 500 if a step raises what it must not: nothing may be left hanging, or lost."""
+
+    @functools.wraps(step)
+    def run(call: C, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            step(call, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - it is told
+            call.crash(error)
+
+    return run
+
+
+class Call(ABC):
+    """The call of one request's function."""
+
+    # What most calls never need is not set for each: a third of what making one costs.
+    parked_at = 0.0
+    _key: Key = NOBODY
+    _body_complete = False
+    _reading = False
+    """The client is read before a slot is taken."""
+    _upload: Upload | None = None
+    _head = b""
+    _silence_s = 0.0
+    _unanswered = 0
+    _parked = False
+    _candidate: Candidate | None = None
+    _cold: ColdStart | None = None
+    _attempted_at = 0.0
+    _sent_at = 0.0
+    _connection: Connection | None = None
+    _reused = False
+    # The one thing that is waited for besides, and the one task there may be.
+    _timer: asyncio.TimerHandle | None = None
+    _connecting: asyncio.Task[None] | None = None
+
+    def __init__(self, workings: Workings, client: Client, request: Request) -> None:
+        self.request_id = request.trace.request_id
+        self._workings = workings
+        self._client = client
+        self._request = request
+        self._began = 0.0
+        self._pieces: list[bytes] = []
+        """What is held of the request's body."""
+
+    # What the rest of the invocation does.
+
+    @property
+    @abstractmethod
+    def response_started(self) -> bool:
+        """Whether the client got some of an instance's answer."""
+
+    @abstractmethod
+    def on_head(self, head: AnswerHead, data: bytes, ended: bool) -> None: ...
+
+    @abstractmethod
+    def on_data(self, data: bytes, ended: bool) -> None: ...
+
+    @abstractmethod
+    def pause_body(self) -> None: ...
+
+    @abstractmethod
+    def expect_body(self) -> None: ...
+
+    @abstractmethod
+    def refuse(self, problem: Problem) -> None:
+        """End with `problem`."""
+
+    @abstractmethod
+    def break_off(self) -> None:
+        """End in the middle of the answer."""
+
+    @abstractmethod
+    def crash(self, error: Exception) -> None:
+        """End because a step failed which must not."""
+
+    # What the slots call.
+
+    @guarded
+    def on_grant(self, grant: Grant) -> None:
+        self._parked = False
+        self._stop_timer()
+        self._attempt(grant.candidate, grant.cold)
+
+    @guarded
+    def on_refusal(self, problem: Problem) -> None:
+        self._parked = False
+        self.refuse(problem)
+
+    # What the connection to the instance calls.
+
+    @guarded
+    def on_continue(self) -> None:
+        if self._upload is not None:
+            self._upload.invite()
+
+    @guarded
+    def on_failure(self, failure: Failure) -> None:
+        self._connection = None
+        self._fail(failure)
+
+    @guarded
+    def on_writable(self) -> None:
+        if self._upload is not None:
+            self._upload.flow()
+
+    # The call.
+
+    def _acquire(self) -> None:
+        """Take a slot, or wait for one."""
+        self._reading = False
+        workings = self._workings
+        function = self._key
+        candidate = workings.slots.take(function)
+        if candidate is not None:
+            self._attempt(candidate, None)
+            return
+        limits = workings.limits
+        self.parked_at = perf_counter()
+        spent = self.parked_at - self._began
+        within = max(0.0, min(limits.park_s, limits.transfer_s + limits.park_s - spent))
+        self._parked = True
+        workings.slots.park(function, self)
+        if self._parked:
+            self._timer = workings.loop.call_later(within, self._on_parked_long, within)
+
+    @guarded
+    def _on_parked_long(self, within: float) -> None:
+        self._timer = None
+        self._parked = False
+        self._workings.slots.leave(self._key, self)
+        self.refuse(no_room(within))
+
+    def _attempt(self, candidate: Candidate, cold: ColdStart | None) -> None:
+        """Make the call on `candidate`, whose slot this has now."""
+        self._candidate = candidate
+        self._cold = cold
+        if cold is not None:
+            self._attempted_at = perf_counter()
+        workings = self._workings
+        connection = workings.pool.take(candidate.endpoint)
+        if connection is not None:
+            self._send(connection)
+        else:
+            self._connecting = workings.loop.create_task(self._connect(candidate.endpoint))
+
+    async def _connect(self, endpoint: Endpoint) -> None:
+        try:
+            connection = await self._workings.pool.connect(endpoint)
+        except ConnectFailed as failed:
+            self._connecting = None
+            self._reused = False
+            self.on_failure(failed.failure)
+        else:
+            self._connecting = None
+            self._on_connected(connection)
+
+    @guarded
+    def _on_connected(self, connection: Connection) -> None:
+        self._send(connection)
+
+    def _send(self, connection: Connection) -> None:
+        """Send the request, or begin to: the upload does what is left."""
+        verdict = self._request.verdict
+        candidate = self._candidate
+        assert isinstance(verdict, Admitted)  # noqa: S101 - else it was refused
+        assert candidate is not None  # noqa: S101 - it was chosen
+        method = verdict.head.method
+        if not self._head:
+            self._head = self._request_head(verdict)
+            self._silence_s = answer_deadline_s(verdict.function.timeout_s, self._workings.limits)
+        if self._cold is not None:
+            self._sent_at = perf_counter()
+        self._connection = connection
+        self._reused = connection.reused
+        chunked = verdict.head.incoming.length == "chunked"
+        token = candidate.endpoint.token
+        if not self._body_complete:
+            connection.start(self, method, with_token(self._head, token, ask=True))
+            self._upload = Upload(self, connection, self._pieces, self._silence_s, chunked=chunked)
+            return
+        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        if chunked:
+            body = chunk(body) + chunk(b"") if body else chunk(b"")
+        connection.call(self, method, with_token(self._head, token) + body, self._silence_s)
+
+    def _request_head(self, verdict: Admitted) -> bytes:
+        head, match = verdict.head, verdict.match
+        trace = self._request.trace
+        front, chained = head.outgoing
+        lines = (
+            front
+            + self._client.origin_lines(head.incoming.host, chained)
+            + id_lines(trace.request_id, trace.traceparent)
+        )
+        if match.values:
+            lines += header_lines(parameter_headers(match.route.parameters, match.values))
+        return lines
+
+    def _fail(self, failure: Failure) -> None:
+        """Make the call again, or say that it failed."""
+        replayable = self._upload is None or self._upload.replayable
+        self._release(cause_of(failure, reused=self._reused))
+        if self.response_started:
+            self._workings.metrics.truncated += 1
+            self.break_off()
+            return
+        if failure not in NOT_EXECUTED:
+            self._unanswered += 1
+        if may_retry(
+            failure,
+            method=self._request.method,
+            replayable=replayable,
+            reused=self._reused,
+            unanswered=self._unanswered,
+        ):
+            self._workings.metrics.retries += 1
+            self._acquire()
+        else:
+            self.refuse(problem_of(failure))
+
+    def _tell_cold_start(self, cold: ColdStart) -> None:
+        workings = self._workings
+        workings.metrics.cold_starts += 1
+        connect_ms = (self._sent_at - self._attempted_at) * 1000
+        first_byte_ms = (perf_counter() - self._sent_at) * 1000
+        workings.emit(cold_start_event(self._key, cold, connect_ms, first_byte_ms, self.request_id))
+
+    # The end of a call.
+
+    def _drop(self) -> None:
+        """Let go of whatever is under way."""
+        if self._parked:
+            self._parked = False
+            self._workings.slots.leave(self._key, self)
+        if self._connecting is not None:
+            self._connecting.cancel()
+            self._connecting = None
+        if self._connection is not None:
+            self._connection.abandon()
+            self._connection = None
+        self._release("")
+
+    def _release(self, cause: Cause | None) -> None:
+        """Give the slot back, if there is one."""
+        self._reading = False
+        if self._timer is not None:
+            self._stop_timer()
+        if self._upload is not None:
+            self._upload.stop()
+            self._upload = None
+        candidate, self._candidate = self._candidate, None
+        if candidate is not None:
+            self._workings.slots.release(self._key, candidate, cause)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
