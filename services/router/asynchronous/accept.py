@@ -16,12 +16,10 @@ from services.bus.errors import BusError, BusRefused
 from services.router.asynchronous import identity
 from services.router.asynchronous.door import Refusal, Reply, show
 from services.router.asynchronous.metrics import AsyncMetrics
-from services.router.asynchronous.store import Store
+from services.router.asynchronous.store import Store, body_room
 from services.router.problems import Problem
 from services.router.table import Key
 
-_ENVELOPE_BYTES: Final = 96 * 1024
-"""What a stored message has besides a body: its headers, and the attempts of a dead letter."""
 _QUEUE_FULL: Final = "maximum bytes exceeded"
 
 
@@ -75,8 +73,7 @@ class Acceptance:
     @property
     def body_bytes(self) -> int:
         """The largest body that can be stored, in base64 and with what else there is."""
-        room = (self._bus.nc.max_payload - _ENVELOPE_BYTES) * 3 // 4
-        return max(0, min(self._body_bytes, room))
+        return body_room(self._bus, self._body_bytes)
 
     async def accept(self, offer: Offer) -> Reply:
         """Return the answer to a request that is stored now, or was stored before.

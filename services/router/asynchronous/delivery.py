@@ -26,7 +26,7 @@ from schemas.events import Event, Level, new_event
 from schemas.invocations import FINAL, Answer, Attempt, DeadLetter, Invocation, Result
 from schemas.specs import Asynchronous
 from schemas.subjects import INVOCATIONS
-from services.bus.errors import BusUnavailable
+from services.bus.errors import BusUnavailable, Conflict
 from services.router.asynchronous import outlet, policy
 from services.router.asynchronous.execution import Unanswered
 from services.router.asynchronous.metrics import AsyncMetrics
@@ -69,14 +69,14 @@ class Places(Protocol):
     async def enqueue(self, invocation: Invocation) -> None:
         """Store one on the queue."""
 
-    async def result(self, name: Name) -> Result | None:
-        """Return how far one is."""
+    async def result_at(self, name: Name) -> tuple[Result, int] | None:
+        """Return how far one is, and the sequence of that word."""
 
     async def dead(self, name: Name) -> DeadLetter | None:
         """Return a dead letter."""
 
-    async def put_result(self, result: Result, ttl_s: float) -> None:
-        """Say how far one is."""
+    async def put_result(self, result: Result, ttl_s: float, expected: int | None = None) -> None:
+        """Say how far one is; Conflict if the last word is not the `expected` one."""
 
     async def put_dead(self, letter: DeadLetter) -> None:
         """Store a dead letter."""
@@ -150,9 +150,10 @@ class Deliveries:
         rules = function.asynchronous if function is not None else Asynchronous()
         before: tuple[Attempt, ...] = ()
         if number > 1 or invocation.repeatable:
-            known = await self._recall(self._store.result, invocation)
-            if known is not None and known.run >= invocation.run and known.state in FINAL:
+            found = await self._recall(self._store.result_at, invocation)
+            if _has_ended(found, invocation):
                 return None
+            known = found[0] if found else None
             mine = known is not None and known.run == invocation.run
             before = policy.with_lost(known.attempts if known and mine else (), number)
         if number > 1:
@@ -218,11 +219,15 @@ class Deliveries:
                     invocation, "retrying", now, attempts,
                     message=attempt.error, answer=None, next_attempt_at=again_at,
                 )  # fmt: skip
-                await self._keep(waiting, rules.result_ttl_s + delay + _MEMORY_S)
+                ttl_s = rules.result_ttl_s + delay + _MEMORY_S
+                if not await self._keep_unless_ended(invocation, waiting, ttl_s):
+                    return None
                 said = _sentence(attempt, f"failed and is tried again in {delay:.1f} s")
                 self._tell(invocation, "attempt-failed", said, attempt, level="warning")
                 return delay
             case Dead():
+                if _has_ended(await self._recall(self._store.result_at, invocation), invocation):
+                    return None
                 letter = letter_of(invocation, verdict, now, attempts)
                 await until_stored(lambda: self._store.put_dead(letter))
                 await self._mourn(invocation, letter, outcome.answer, rules)
@@ -277,6 +282,23 @@ class Deliveries:
     async def _keep(self, result: Result, ttl_s: float) -> None:
         await until_stored(lambda: self._store.put_result(result, ttl_s))
 
+    async def _keep_unless_ended(
+        self, invocation: Invocation, result: Result, ttl_s: float
+    ) -> bool:
+        """Say how far an invocation is, and return True; or False if its end is told already.
+
+        A server that was killed may have forgotten that it had delivered a message, and a lease
+        may have run out: then two attempts are under way, and the other one has ended it.
+        """
+        while True:
+            found = await self._recall(self._store.result_at, invocation)
+            if _has_ended(found, invocation):
+                return False
+            expected = found[1] if found else 0
+            with contextlib.suppress(Conflict):
+                await until_stored(lambda: self._store.put_result(result, ttl_s, expected))  # noqa: B023 - awaited here
+                return True
+
     async def _recall(
         self, read: Callable[[Name], Awaitable[T | None]], invocation: Invocation
     ) -> T | None:
@@ -321,6 +343,11 @@ class Deliveries:
                 invocation=invocation.id, origin=invocation.origin, **fields,
             )
         )  # fmt: skip
+
+
+def _has_ended(found: tuple[Result, int] | None, invocation: Invocation) -> bool:
+    """Return whether what was found is the end of this run, or of a later one."""
+    return found is not None and found[0].run >= invocation.run and found[0].state in FINAL
 
 
 def _sentence(attempt: Attempt, what: str) -> str:

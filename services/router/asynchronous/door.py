@@ -11,6 +11,7 @@ import msgspec
 from schemas.invocations import LOCATION_PATH, Answer, Attempt, Invocation, Result
 from services.bus.errors import BusError
 from services.router.asynchronous.identity import is_name
+from services.router.asynchronous.outlet import TRUNCATED_HEADER
 from services.router.asynchronous.store import Store
 from services.router.problems import Problem
 
@@ -131,5 +132,5 @@ def _answer(answer: Answer) -> Reply:
         if name not in _UNSAFE
     ]
     if answer.truncated:
-        headers.append((b"x-truncated-from", b"%d" % answer.size_bytes))
+        headers.append((TRUNCATED_HEADER.encode(), b"%d" % answer.size_bytes))
     return answer.status, [*headers, _NO_STORE], answer.body

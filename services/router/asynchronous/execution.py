@@ -7,6 +7,7 @@ stored requests share what there is.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from schemas.invocations import Answer, Fields, Invocation
@@ -48,14 +49,17 @@ class Unanswered(Exception):  # noqa: N818 - said by its name
 class Executor:
     """Calls instances for stored requests."""
 
-    def __init__(self, slots: Slots, pool: Pool, limits: Limits, answer_bytes: int) -> None:
+    def __init__(
+        self, slots: Slots, pool: Pool, limits: Limits, answer_bytes: Callable[[], int]
+    ) -> None:
+        """Take what it works with; `answer_bytes` tells how much of an answer is kept."""
         self._slots = slots
         self._pool = pool
         self._limits = limits
         self._answer_bytes = answer_bytes
 
     async def run(self, invocation: Invocation, function: Function) -> Answer:
-        """Return the function's answer, at most `answer_bytes` of its body.
+        """Return the function's answer, and the beginning of its body.
 
         Raises:
             Unanswered: there is none.
@@ -132,9 +136,10 @@ class Executor:
         """Read the whole answer, and keep its beginning: the function is to end by itself."""
         kept = bytearray()
         size = 0
+        most = self._answer_bytes()
         while data := await exchange.read():
             size += len(data)
-            kept += data[: max(0, self._answer_bytes - len(kept))]
+            kept += data[: max(0, most - len(kept))]
         return Answer(
             status=head.status,
             headers=_kept_headers(head),

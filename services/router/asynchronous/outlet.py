@@ -13,6 +13,10 @@ HEADER: Final = "x-invocation"
 """On what goes to a subject: the id of the invocation whose outcome it is."""
 
 
+TRUNCATED_HEADER: Final = "x-truncated-from"
+"""On what is only the beginning of an answer: how many bytes the whole had."""
+
+
 class Message(msgspec.Struct, frozen=True):
     """Something to publish on a NATS subject. `id` de-duplicates it where a stream keeps it."""
 
@@ -39,14 +43,14 @@ def of_success(
     invocation: Invocation, answer: Answer, rules: Asynchronous, now: datetime
 ) -> list[Invocation | Message]:
     """Return what is to be sent on: the function's answer, as it gave it."""
-    content_type = dict(answer.headers).get("content-type", "application/octet-stream")
+    about = {"content-type": dict(answer.headers).get("content-type", "application/octet-stream")}
+    if answer.truncated:
+        about[TRUNCATED_HEADER] = str(answer.size_bytes)
     outlets: list[Invocation | Message] = []
     if invocation.reply:
-        outlets.append(_message(invocation, invocation.reply, answer.body, content_type, "reply"))
+        outlets.append(_message(invocation, invocation.reply, answer.body, about, "reply"))
     if rules.on_success is not None:
-        outlets += _sent(
-            invocation, rules.on_success, answer.body, content_type, now, kind="success"
-        )
+        outlets += _sent(invocation, rules.on_success, answer.body, about, now, kind="success")
     return outlets
 
 
@@ -78,19 +82,20 @@ def of_failure(
         },
     )
     body = msgspec.json.encode(document)
-    return _sent(invocation, rules.on_failure, body, "application/json", now, kind="failure")
+    about = {"content-type": "application/json"}
+    return _sent(invocation, rules.on_failure, body, about, now, kind="failure")
 
 
 def _sent(
     invocation: Invocation,
     to: Destination,
     body: bytes,
-    content_type: str,
+    about: dict[str, str],
     now: datetime,
     kind: str,
 ) -> list[Invocation | Message]:
     if to.subject is not None:
-        return [_message(invocation, to.subject, body, content_type, kind)]
+        return [_message(invocation, to.subject, body, about, kind)]
     if to.function is None or invocation.hops + 1 > MAX_HOPS:
         return []
     key = f"{invocation.id}.{invocation.run}"
@@ -104,7 +109,7 @@ def _sent(
             origin_name=invocation.function,
             correlation=invocation.correlation,
             traceparent=invocation.traceparent,
-            headers=(("content-type", content_type),),
+            headers=tuple(about.items()),
             body=body,
             repeatable=True,
             hops=invocation.hops + 1,
@@ -113,11 +118,11 @@ def _sent(
 
 
 def _message(
-    invocation: Invocation, subject: str, body: bytes, content_type: str, kind: str
+    invocation: Invocation, subject: str, body: bytes, about: dict[str, str], kind: str
 ) -> Message:
     return Message(
         subject,
         body,
-        {"content-type": content_type, HEADER: invocation.id},
+        {**about, HEADER: invocation.id},
         f"{invocation.id}.{invocation.run}.{kind}",
     )

@@ -13,7 +13,7 @@ from services.router.asynchronous.execution import Executor
 from services.router.asynchronous.lanes import Lanes
 from services.router.asynchronous.metrics import AsyncMetrics
 from services.router.asynchronous.outbox import Outbox
-from services.router.asynchronous.store import Store
+from services.router.asynchronous.store import Store, body_room
 from services.router.asynchronous.subscriptions import Subscriptions
 from services.router.limits import Limits
 from services.router.settings import RouterSettings
@@ -35,7 +35,9 @@ class Asynchronous:
     ) -> None:
         metrics = AsyncMetrics()
         store = Store(bus)
-        executor = Executor(slots, pool, limits, settings.async_answer_bytes)
+        executor = Executor(
+            slots, pool, limits, lambda: body_room(bus, settings.async_answer_bytes)
+        )
         outbox = Outbox(bus, emit)
         deliveries = Deliveries(store, executor, outbox.send, metrics, emit)
         self.lanes = Lanes(

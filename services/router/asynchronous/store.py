@@ -22,6 +22,8 @@ from services.bus.errors import BusRefused, BusUnavailable, Conflict
 from services.bus.publish import publish, tombstone
 
 _READ_S: Final = 2.0
+_ENVELOPE_BYTES: Final = 96 * 1024
+"""What a stored message has besides a body, at most: headers, and the attempts of a dead letter."""
 LEASE_MARGIN_S: Final = 10.0
 """How much longer a lease is than the function's timeout. It is extended long before."""
 
@@ -63,6 +65,10 @@ class Store:
         """Return how far an invocation is, if that was ever written and has not expired."""
         return await self._last(RESULTS, name, Result)
 
+    async def result_at(self, name: Name) -> tuple[Result, int] | None:
+        """Return how far an invocation is, and the sequence of that word."""
+        return await self._stored(RESULTS, name, Result)
+
     async def known(self, name: Name) -> Invocation | Result | None:
         """Return what there is of an invocation, or None.
 
@@ -71,10 +77,17 @@ class Store:
         """
         return await self.result(name) or await self.queued(name) or await self.result(name)
 
-    async def put_result(self, result: Result, ttl_s: float) -> None:
-        """Say how far an invocation is. Errors are those of `enqueue`."""
+    async def put_result(self, result: Result, ttl_s: float, expected: int | None = None) -> None:
+        """Say how far an invocation is. Errors are those of `enqueue`, and Conflict.
+
+        `expected` is the sequence that the last word must have, 0 if there must be none.
+        """
         await publish(
-            self._bus, _subject(RESULTS, name_of(result)), msgspec.json.encode(result), ttl_s=ttl_s
+            self._bus,
+            _subject(RESULTS, name_of(result)),
+            msgspec.json.encode(result),
+            ttl_s=ttl_s,
+            expected=expected,
         )
 
     async def dead(self, name: Name) -> DeadLetter | None:
@@ -140,6 +153,14 @@ class Store:
             return None
 
 
+def body_room(bus: Bus, wanted: int) -> int:
+    """Return how many bytes of a body can be stored: `wanted`, or less if NATS takes less.
+
+    A body is stored in base64, beside headers and attempts.
+    """
+    return max(0, min(wanted, (bus.nc.max_payload - _ENVELOPE_BYTES) * 3 // 4))
+
+
 class Lease(msgspec.Struct, frozen=True):
     """How a function's consumer hands out its messages."""
 
@@ -149,6 +170,8 @@ class Lease(msgspec.Struct, frozen=True):
 
 async def until_stored(write: Callable[[], Awaitable[None]], pause_s: float = 1.0) -> None:
     """Repeat a write that must not be given up, for as long as NATS is away or full.
+
+    Conflict is raised: repeating does not help.
 
     The message on the queue stays leased meanwhile: that is what holds back more of them.
     """

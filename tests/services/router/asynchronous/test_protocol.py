@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from schemas.invocations import Answer, DeadLetter, Invocation, Result
 from schemas.specs import Asynchronous, Destination, Retry
+from services.bus.errors import Conflict
 from services.router.asynchronous.delivery import Deliveries
 from services.router.asynchronous.execution import Unanswered
 from services.router.asynchronous.metrics import AsyncMetrics
@@ -22,6 +23,7 @@ from services.router.asynchronous.outlet import Message
 from services.router.state import Function
 
 ATTEMPTS = 3
+STATUSES = st.sampled_from([200, 404, 500, 0])
 
 
 class Crash(BaseException):
@@ -56,6 +58,7 @@ class Memory:
     def __init__(self) -> None:
         self.messages: dict[str, Queued] = {}
         self.results: dict[str, Result] = {}
+        self.words: dict[str, int] = {}
         self.letters: dict[str, DeadLetter] = {}
         self.sent: dict[str, Message] = {}
         self.steps_left: int | None = None
@@ -72,16 +75,20 @@ class Memory:
         self.messages.setdefault(queued.subject, queued)
         self.step()
 
-    async def result(self, name: tuple[str, str, str]) -> Result | None:
-        return self.results.get(name[2])
+    async def result_at(self, name: tuple[str, str, str]) -> tuple[Result, int] | None:
+        found = self.results.get(name[2])
+        return (found, self.words[name[2]]) if found else None
 
     async def dead(self, name: tuple[str, str, str]) -> DeadLetter | None:
         return self.letters.get(name[2])
 
-    async def put_result(self, result: Result, ttl_s: float) -> None:
+    async def put_result(self, result: Result, ttl_s: float, expected: int | None = None) -> None:
         assert ttl_s > 0
         self.step()
+        if expected not in (None, self.words.get(result.id, 0)):
+            raise Conflict("results", expected or 0)
         self.results[result.id] = result
+        self.words[result.id] = self.words.get(result.id, 0) + 1
         self.step()
 
     async def put_dead(self, letter: DeadLetter) -> None:
@@ -100,13 +107,19 @@ class Says:
 
     def __init__(self) -> None:
         self.status = 200
+        self.slow: tuple[asyncio.Event, int] | None = None
+        """The next run ends with this status, and not before the event."""
         self.runs: dict[str, int] = {}
 
     async def run(self, invocation: Invocation, function: Function) -> Answer:
         self.runs[invocation.id] = self.runs.get(invocation.id, 0) + 1
-        if self.status == 0:
+        status = self.status
+        if self.slow is not None:
+            (over, status), self.slow = self.slow, None
+            await over.wait()
+        if status == 0:
             raise Unanswered(502, "no answer")
-        return Answer(self.status, (), b"out", 3)
+        return Answer(status, (), b"out", 3)
 
 
 class Protocol(RuleBasedStateMachine):
@@ -117,6 +130,7 @@ class Protocol(RuleBasedStateMachine):
         self.memory = Memory()
         self.function = Says()
         self.accepted: dict[str, int] = {}
+        self.forgotten = 0
         rules = Asynchronous(
             retry=Retry(attempts=ATTEMPTS, first_delay_s=0),
             on_success=Destination(subject="shop.done"),
@@ -140,7 +154,7 @@ class Protocol(RuleBasedStateMachine):
     @precondition(lambda self: self.memory.messages)
     @rule(
         data=st.data(),
-        status=st.sampled_from([200, 404, 500, 0]),
+        status=STATUSES,
         crash=st.integers(0, 8) | st.none(),
     )
     def deliver(self, data: Any, status: int, crash: int | None) -> None:
@@ -155,6 +169,28 @@ class Protocol(RuleBasedStateMachine):
             pass
         finally:
             self.memory.steps_left = None
+
+    @precondition(lambda self: self.memory.messages)
+    @rule(data=st.data(), first=STATUSES, second=STATUSES)
+    def deliver_twice(self, data: Any, first: int, second: int) -> None:
+        """A killed server has forgotten a delivery: the slower attempt ends last."""
+        message = self.memory.messages[data.draw(st.sampled_from(sorted(self.memory.messages)))]
+        message.number += 1
+        self.forgotten += 1
+
+        async def both() -> None:
+            over = asyncio.Event()
+            self.function.slow, self.function.status = (over, second), first
+            turn = asyncio.Semaphore(2)
+            slow = asyncio.create_task(self.deliveries.carry(message, self.f, 60.0, turn))
+            while self.function.slow is not None and not slow.done():  # noqa: ASYNC110 - a few turns
+                await asyncio.sleep(0)
+            self.function.slow = None
+            await self.deliveries.carry(message, self.f, 60.0, turn)
+            over.set()
+            await slow
+
+        asyncio.run(both())
 
     @precondition(lambda self: self.memory.letters)
     @rule(data=st.data(), crash=st.booleans())
@@ -193,7 +229,7 @@ class Protocol(RuleBasedStateMachine):
                 letter = self.memory.letters.get(name)
                 run = letter.invocation.run if letter and letter.invocation else 0
                 # One that was sent back by a router that died has its old letter still.
-                assert run == result.run if result.state == "dead" else run < result.run
+                assert run == result.run if result.state == "dead" else run <= result.run
                 suffix = "success" if result.state == "done" else "failure"
                 assert f"{name}.{result.run}.{suffix}" in self.memory.sent
 
@@ -204,7 +240,7 @@ class Protocol(RuleBasedStateMachine):
             run = result.run if result else 1
             queued = self.memory.messages.get(f"wasmfn.invocations.default.f.{name}")
             newest = msgspec.json.decode(queued.data)["run"] if queued else run
-            assert runs <= ATTEMPTS * max(run, newest)
+            assert runs <= ATTEMPTS * max(run, newest) + self.forgotten
 
     def teardown(self) -> None:
         """Left alone, everything comes to its end."""
