@@ -175,6 +175,8 @@ def cgi_variables(request: Request) -> dict[bytes, bytes]:
     for name, value in request.headers:
         if name == b"content-type":
             variables[b"CONTENT_TYPE"] = _printable(value)
+        elif name == b"x-wasmfn-client":
+            variables[b"REMOTE_USER"] = _printable(unquote_to_bytes(value))
         elif name == b"host":
             host, _, port = value.rpartition(b":") if value[-1:] != b"]" else (value, b"", b"")
             variables[b"SERVER_NAME"] = _printable(host or value)

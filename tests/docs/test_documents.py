@@ -114,3 +114,8 @@ def test_what_the_document_on_asynchronous_calls_shows_works(platform: LocalPlat
             said = run(platform, command)
             if command.startswith("curl"):
                 assert said.startswith("HTTP/1.1 202"), said
+
+
+def test_what_the_document_on_access_shows_works(platform: LocalPlatform) -> None:
+    said = run(platform, shown("docs/access.md", "route grant"))
+    assert '"output":["1 2 3"]' in said

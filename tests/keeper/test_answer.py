@@ -181,6 +181,7 @@ def test_platform_headers_the_proxy_header_and_ambiguous_names_do_not_reach_the_
         [
             (b"x-wasmfn-instance", b"secret"),
             (b"x-wasmfn-param-id", b"7"),
+            (b"x-wasmfn-client", b"ann%20b"),
             (b"proxy", b"http://evil"),
             (b"x_forwarded_for", b"forged"),
         ],
@@ -189,6 +190,7 @@ def test_platform_headers_the_proxy_header_and_ambiguous_names_do_not_reach_the_
     variables = cgi_variables(it)
     assert b"secret" not in variables.values()
     assert variables[b"HTTP_X_WASMFN_PARAM_ID"] == b"7"
+    assert variables[b"REMOTE_USER"] == b"ann b"
     assert b"HTTP_PROXY" not in variables
     assert b"HTTP_X_FORWARDED_FOR" not in variables
 

@@ -1,10 +1,14 @@
 """`wasmfn route`: from a method and a path to a function."""
 
+import secrets
 from typing import Any
 
 import click
+import msgspec
 
+from schemas.access import API_KEY_PREFIX, ApiKey, digest_of
 from schemas.specs import RouteSpec
+from wasmfn.accesskeys import with_key, without_client
 from wasmfn.cli.flags import checked
 from wasmfn.cli.output import note
 from wasmfn.cli.parameters import METHODS, NAME
@@ -35,6 +39,7 @@ def route() -> None:
       wasmfn route create --url /sort --method POST --function sort
       wasmfn route create --url '/users/{id}' --method GET --function users
       wasmfn route create --prefix /static --function site --host www.example.org
+      wasmfn route grant sort --client ann
     """
 
 
@@ -90,15 +95,55 @@ async def update(session: Session, name: str | None, named: str | None, **fields
         raise click.UsageError("give --url or --prefix, not both")
 
     def changed(before: RouteSpec) -> RouteSpec:
-        had = {
-            "function": before.function, "path": before.path, "prefix": before.prefix,
-            "methods": before.methods, "host": before.host,
-        }  # fmt: skip
-        return _spec(had, fields)
+        return _spec(msgspec.to_builtins(before), fields)
 
     async with session.connect() as client:
         await update_object(client, key, RouteSpec, changed)
     note(f"updated {key}")
+
+
+@route.command()
+@name_argument
+@click.option("--client", type=NAME, required=True, help="What the key's owner is called.")
+@with_session
+async def grant(session: Session, name: str | None, named: str | None, client: str) -> None:
+    """Make an API key for a client, and print it: once, here and nowhere else.
+
+    The route then takes only requests that carry one of its keys in the header
+    `x-api-key`. Its spec holds digests of keys, which let nobody in.
+
+    Example:
+      wasmfn route grant shop --client ann > ann.key
+    """
+    key = Key("route", session.namespace, the_name(name, named))
+    secret = API_KEY_PREFIX + secrets.token_urlsafe(32)
+
+    def changed(before: RouteSpec) -> RouteSpec:
+        return with_key(before, ApiKey(client, digest_of(secret)))
+
+    async with session.connect() as bus:
+        await update_object(bus, key, RouteSpec, changed)
+    note(f"{client} may use {key}; its key follows and cannot be shown again")
+    click.echo(secret)
+
+
+@route.command()
+@name_argument
+@click.option("--client", type=NAME, required=True, help="Whose keys are taken back.")
+@with_session
+async def revoke(session: Session, name: str | None, named: str | None, client: str) -> None:
+    """Take back a client's API keys.
+
+    Without the last key nobody could use the route, so that one stays: delete
+    the route, or publish it without `authentication`.
+
+    Example:
+      wasmfn route revoke shop --client ann
+    """
+    key = Key("route", session.namespace, the_name(name, named))
+    async with session.connect() as bus:
+        await update_object(bus, key, RouteSpec, lambda before: without_client(before, client))
+    note(f"{client} may not use {key} any more")
 
 
 def _spec(before: dict[str, Any], given: dict[str, Any]) -> RouteSpec:
