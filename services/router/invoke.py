@@ -376,9 +376,10 @@ class Invocations:
             target=(target + b"?" + query if query else target).decode("latin-1"),
             host=incoming.host.decode("latin-1"),
             headers=scope["headers"],
-            parameters=parameter_headers(match.route.parameters, match.values),
+            parameters=_parameters(scope, match),
             body=whole,
             client=peer,
+            client_name=scope.get("client_name", ""),
             scheme=scope["scheme"],
             trusted=is_trusted(peer, self._trusted),
             correlation=trace.request_id,
@@ -389,9 +390,7 @@ class Invocations:
         peer = scope["client"][0] if scope["client"] else "unknown"
         query: bytes = scope["query_string"]
         target: bytes = scope["raw_path"]
-        parameters = parameter_headers(match.route.parameters, match.values) if match.values else []
-        if "client_name" in scope:
-            parameters.append((CLIENT_HEADER, quote(scope["client_name"]).encode("ascii")))
+        parameters = _parameters(scope, match)
         return request_head(
             scope["method"],
             target + b"?" + query if query else target,
@@ -510,3 +509,11 @@ class Invocations:
                 function, cold, steps["connect"], steps["first_byte"], trace.request_id
             )
         )
+
+
+def _parameters(scope: Scope, match: Match) -> list[Header]:
+    """Return the headers of ours that tell the function of the path and of who calls."""
+    parameters = parameter_headers(match.route.parameters, match.values) if match.values else []
+    if "client_name" in scope:
+        parameters.append((CLIENT_HEADER, quote(scope["client_name"]).encode("ascii")))
+    return parameters

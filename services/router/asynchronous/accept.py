@@ -35,6 +35,8 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     parameters: list[tuple[bytes, bytes]]
     body: bytes
     client: str
+    client_name: str = ""
+    """Who it is, where the route asks: another client's key is another key."""
     scheme: str
     trusted: bool
     correlation: str
@@ -141,7 +143,7 @@ def _invocation(offer: Offer, key: bytes | None) -> Invocation:
     return Invocation(
         namespace=namespace,
         function=function,
-        id=identity.name_of(namespace, function, "http", key),
+        id=identity.name_of(namespace, function, f"http {offer.client_name}", key),
         accepted_at=datetime.now(UTC),
         origin="http",
         origin_name=offer.route,

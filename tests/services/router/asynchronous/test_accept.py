@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from schemas import subjects
+from schemas.access import ApiKey, ApiKeys, digest_of
 from schemas.specs import Retry
 from tests.conftest import NatsServer
 from tests.services.router.asynchronous.calls import ASYNC, accepted, ended, ready
@@ -181,3 +182,24 @@ async def test_every_step_is_told_with_the_requests_id_and_without_its_content(
 
     await eventually(lambda: [what for what in seen() if what in steps] == steps)
     assert "private" not in str(events)
+
+
+async def test_clients_of_a_guarded_route_share_no_idempotency_keys_and_their_secrets_stay_out(
+    platform: Platform,
+) -> None:
+    keys = (ApiKey("ann", digest_of("wfk_a")), ApiKey("bob", digest_of("wfk_b")))
+    router = await ready(platform)
+    await platform.route("g", "f", authentication=ApiKeys(keys, header="x-shop"))
+
+    async def reached() -> bool:
+        return (await router.request("POST", "/g", b"x", ASYNC)).status == 401
+
+    await eventually(reached)
+    ann = await accepted(router, path="/g", x_shop="wfk_a", idempotency_key="k")
+    bob = await accepted(router, path="/g", x_shop="wfk_b", idempotency_key="k")
+    assert ann != bob
+    for location in (ann, bob):
+        await ended(router, location)
+    calls = platform.instances[0].calls
+    assert sorted(call.header["x-wasmfn-client"] for call in calls) == ["ann", "bob"]
+    assert "wfk_" not in str([call.headers for call in calls])
