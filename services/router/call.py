@@ -74,6 +74,7 @@ class Call(ABC):
 
     def __init__(self, workings: Workings, client: Client, request: Request) -> None:
         self.request_id = request.trace.request_id
+        self.keep_alive = request.keep_alive
         self._workings = workings
         self._client = client
         self._request = request

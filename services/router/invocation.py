@@ -24,10 +24,8 @@ from services.router.call import Call, guarded
 from services.router.limits import REPLAY_BYTES
 from services.router.problems import Problem
 from services.router.reply import Reply, TooLong, whole_answer, write_problem
-from services.router.request import Client, Request
 from services.router.retry import REASONS, Failure
 from services.router.state import Function
-from services.router.workings import Workings
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +44,6 @@ class Invocation(Call):
     """Of what has come of the request's body."""
     _reply: Reply | None = None
     """The answer of an instance; the client has some of it once it is begun."""
-
-    def __init__(self, workings: Workings, client: Client, request: Request) -> None:
-        super().__init__(workings, client, request)
-        self.keep_alive = request.keep_alive
 
     @property
     def response_started(self) -> bool:
