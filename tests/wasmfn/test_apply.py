@@ -212,3 +212,26 @@ def test_any_document_is_taken_or_refused_in_words(value: dict[str, Any]) -> Non
     text = yaml.safe_dump(json.loads(json.dumps(value)))
     with contextlib.suppress(DocumentError):
         specs(text)
+
+
+def test_timers_and_subscriptions_are_applied_after_functions_and_come_back_the_same() -> None:
+    text = """
+kind: subscription
+name: orders
+function: f
+subject: shop.orders
+---
+kind: timer
+name: nightly
+function: f
+schedule: '0 3 * * *'
+timezone: Europe/Berlin
+---
+kind: function
+name: f
+image: docker.io/you/f:1
+asynchronous: {retry: {attempts: 2}, on_failure: {subject: shop.failed}}
+"""
+    wanted = desired(read_documents(text, "f.yaml"), "default", {})
+    assert [key.kind for key in wanted] == ["function", "timer", "subscription"]
+    assert desired(read_documents(to_yaml(wanted), "f.yaml"), "other", {}) == wanted

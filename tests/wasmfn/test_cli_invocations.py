@@ -7,10 +7,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import nats.errors
 import pytest
 import yaml
 
 from tests.scenarios.platforms.local import LocalPlatform
+from tests.services.router.clients import eventually
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 DOCUMENT = """
@@ -85,3 +87,59 @@ def test_dead_letters_are_listed_shown_sent_back_and_thrown_away(platform: Local
     assert platform.cli("dead", "get", "traps", other).returncode == 4
     ok(platform, "dead", "discard", "traps", "--all")
     assert json.loads(ok(platform, "dead", "list", "-o", "json")) == []
+
+
+def test_a_timer_calls_a_function_and_a_changed_one_is_judged(platform: LocalPlatform) -> None:
+    deploy(platform, "timed", "sort")
+    body = '{"args": ["2", "1"]}'
+    ok(
+        platform, "timer", "create", "tick", "--cron", "* * * * * *", "--function", "timed",
+        "--body", body,
+    )  # fmt: skip
+    wrong = platform.cli("timer", "update", "tick", "--timezone", "Mars/Base")
+    assert wrong.returncode == 5
+    assert b"Europe/Berlin" in wrong.stderr
+    deadline = time.monotonic() + 60
+    done: list[dict[str, object]] = []
+    while not done and time.monotonic() < deadline:
+        found = json.loads(ok(platform, "invocations", "list", "--function", "timed", "-o", "json"))
+        done = [one for one in found if one["state"] == "done"]
+    assert done
+    assert (done[0]["origin"], done[0]["origin_name"]) == ("timer", "tick")
+    assert json.loads(done[0]["answer"]["body"])["output"] == ["1 2"]  # type: ignore[index]
+    ok(platform, "timer", "update", "tick", "--timezone", "UTC", "--pause")
+    assert "(paused)" in ok(platform, "timer", "list")
+    exported = ok(platform, "export")
+    assert "kind: timer" in exported
+    ok(platform, "timer", "delete", "tick")
+    ok(platform, "apply", "-f", "-", stdin=exported.encode())
+    assert "* * * * * *" in ok(platform, "timer", "get", "tick")
+    ok(platform, "timer", "delete", "tick")
+
+
+async def test_a_subscription_answers_a_message_with_the_output(platform: LocalPlatform) -> None:
+    deploy(platform, "asked", "sort")
+    ok(
+        platform, "subscription", "create", "ask", "--subject", "ask.*", "--function", "asked",
+        "--reply",
+    )  # fmt: skip
+    refused = platform.cli(
+        "subscription", "create", "spy", "--subject", "wasmfn.>", "--function", "asked"
+    )
+    assert refused.returncode == 2
+    assert "ask.*" in ok(platform, "subscription", "list")
+    async with platform.nats() as client:
+        question = b'{"args": ["5", "4"]}'
+        answers: list[bytes] = []
+
+        async def answered() -> bool:
+            try:
+                reply = await client.bus.nc.request("ask.me", question, timeout=20)
+            except nats.errors.NoRespondersError:
+                return False  # The routers have not heard of it yet.
+            answers.append(reply.data)
+            return True
+
+        await eventually(answered, 60.0)
+    assert json.loads(answers[0])["output"] == ["4 5"]
+    ok(platform, "subscription", "delete", "ask")
