@@ -51,3 +51,10 @@ def ratio(samples: Sequence[float], baseline: Sequence[float]) -> float:
     if len(samples) == len(baseline) and len(samples) < 50:
         return statistics.median(a / b for a, b in zip(samples, baseline, strict=True))
     return statistics.median(samples) / statistics.median(baseline)
+
+
+def thinned(samples: Sequence[float], most: int = 1_000) -> list[float]:
+    """Return `samples` in order, thinned evenly to about `most`; the largest is kept."""
+    ordered = sorted(samples)
+    step = -(-len(ordered) // most) if ordered else 1
+    return ordered[::-step][::-1] if step > 1 else ordered

@@ -12,6 +12,7 @@ from benchmarks.harness import openloop, wrk
 from benchmarks.harness.platform import Caller, Running, connect, publish, running_platform
 from benchmarks.harness.processes import ROOT
 from benchmarks.harness.result import Figure, Options, Result, Target, WrongAnswerError
+from benchmarks.harness.statistics import thinned
 from schemas.specs import Limits, Scaling
 
 BURN = (ROOT / "examples" / "burn" / "burn.wasm").read_bytes()
@@ -43,9 +44,9 @@ def measure(options: Options) -> Result:
             refused += [a.latency_ms for a in bad]
     goodput = Figure("throughput", "requests/s", {"peak, closed loop": peaks, "at 4 x": goodputs})
     refusal = Figure(
-        "refused with 503 and Retry-After", "ms", {"platform": refused} if refused else {}
+        "refused with 503 and Retry-After", "ms", {"platform": thinned(refused)} if refused else {}
     )
-    waits = Figure("accepted", "ms", {"platform": accepted})
+    waits = Figure("accepted", "ms", {"platform": thinned(accepted)})
     return Result(
         topic="overload",
         title="Four times the capacity of a function, open loop",

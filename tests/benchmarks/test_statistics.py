@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.harness.statistics import percentile, ratio, spread
+from benchmarks.harness.statistics import percentile, ratio, spread, thinned
 
 numbers = st.lists(st.floats(0.001, 1e6), min_size=1)
 
@@ -39,3 +39,12 @@ def test_runs_in_turns_are_compared_turn_by_turn():
 
 def test_samples_that_are_no_pairs_are_compared_by_their_medians():
     assert ratio([1, 2, 3], [4, 4]) == 0.5
+
+
+@given(st.lists(st.floats(0.001, 1e6), max_size=5000))
+def test_thinned_samples_are_in_order_and_keep_the_largest(samples):
+    found = thinned(samples, 100)
+    assert len(found) <= 100
+    assert found == sorted(found)
+    assert set(found) <= set(samples)
+    assert found[-1:] == sorted(samples)[-1:]
