@@ -10,6 +10,10 @@ renewal that was stored, and ends after `LEASE_S`. A standby's patience counts
 from when it *saw* that renewal, which is later, and ends after `TAKEOVER_S`,
 which is longer. The difference is what two clocks may drift apart meanwhile.
 
+Terms outlast the stream: where nothing is on the subject, the next one is at least
+the time, so that a keeper which has obeyed a leader of the old stream takes the new
+one for a later one, even if no process remembers it.
+
 The shell is `services.bus.lease`.
 """
 
@@ -22,6 +26,8 @@ from schemas.streams import Lease
 RENEW_S: Final = 0.5
 LEASE_S: Final = 1.5
 TAKEOVER_S: Final = 2.0
+HEAD_START_S: Final = 1.0
+"""How much longer others wait than the last leader when the stream was lost: it remembers."""
 
 NOBODY: Final = ""
 """The holder of a lease that was released: the next one need not wait."""
@@ -62,8 +68,8 @@ class StepDown(msgspec.Struct, frozen=True):
 Decision = Write | Wait | StepDown
 
 
-def decide(c: Contender, now: float) -> Decision:
-    """Return what to do at `now`."""
+def decide(c: Contender, now: float, first_term: int = 1) -> Decision:
+    """Return what to do at `now`. On an empty subject, terms begin with `first_term` at least."""
     if c.renewed_at is not None and c.lease is not None:
         ends = c.renewed_at + LEASE_S
         if now >= ends:
@@ -73,7 +79,8 @@ def decide(c: Contender, now: float) -> Decision:
         return Write(c.lease, c.sequence, by=ends)
     # A lease in our own name is from a claim whose answer was lost: nobody leads by it.
     if c.lease is None or c.lease.holder in (NOBODY, c.me) or now >= c.seen_at + TAKEOVER_S:
-        return Write(Lease(c.me, c.top_term + 1), c.sequence, by=now + LEASE_S)
+        term = c.top_term + 1 if c.sequence else max(c.top_term + 1, first_term)
+        return Write(Lease(c.me, term), c.sequence, by=now + LEASE_S)
     return Wait(c.seen_at + TAKEOVER_S)
 
 
@@ -115,10 +122,16 @@ def emptied(c: Contender, now: float) -> Contender:
     """Take in that the subject holds nothing any more, as in a replaced stream.
 
     Terms go on from the highest one seen. A leader that has not noticed yet is
-    given its time: the next claim waits for it.
+    given its time: the next claim waits for it. The last leader waits less than
+    others, since it alone remembers what was in force.
     """
+    last = c.lease is not None and c.lease.holder == c.me
     return msgspec.structs.replace(
-        c, sequence=0, lease=Lease("?", c.top_term), seen_at=now, renewed_at=None
+        c,
+        sequence=0,
+        lease=Lease("?", c.top_term),
+        seen_at=now if last else now + HEAD_START_S,
+        renewed_at=None,
     )
 
 

@@ -139,7 +139,7 @@ class _Contest:
         """Do one thing that the rules say, or wait for the time, for news, or for `body`."""
         self._news.clear()
         now = time.monotonic()
-        match election.decide(self._me, now):
+        match election.decide(self._me, now, first_term=int(time.time())):
             case StepDown():
                 log.warning("the lease %s could not be renewed in time", self._name)
                 self._me = election.step_down(self._me)

@@ -25,6 +25,7 @@ from services.process import Process, PublicError, serve
 from services.scheduler.artifacts import Artifacts
 from services.scheduler.keepers import read_control_key
 from services.scheduler.leader import Leader
+from services.scheduler.memory import Memory
 from services.scheduler.metrics import SchedulerMetrics
 from services.scheduler.pods import PodError, PodRuntime
 from services.scheduler.pods.native import NativeRuntime
@@ -54,9 +55,12 @@ async def main(process: Process, settings: SchedulerSettings) -> None:
         process.start(_provide_again(bus, settings), "streams")
         process.start(_see_leaders(bus, holder, leading.met), "leaders")
         artifacts = Artifacts(bus, Path(settings.cache_dir))
+        memory = Memory()
 
         async def govern(reign: Reign) -> None:
-            leader = Leader(bus, events, reign, settings, key, runtime, artifacts, deployments)
+            leader = Leader(
+                bus, events, reign, settings, key, runtime, artifacts, memory, deployments
+            )
             metrics.term, metrics.world = reign.term, leader.world
             try:
                 await leader.govern(leading.met)

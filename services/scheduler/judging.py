@@ -11,7 +11,7 @@ from schemas.active import ActiveEnvironment, ActiveRoute, ActiveSubscription, A
 from schemas.specs import EnvironmentSpec, RouteSpec, SubscriptionSpec, TimerSpec
 from services.scheduler.judge import Rejected
 from services.scheduler.record import Record
-from services.scheduler.world import FunctionName, Object, World
+from services.scheduler.world import BEREFT, REMEMBERED, FunctionName, Object, World
 
 
 class Judging:
@@ -27,6 +27,9 @@ class Judging:
     async def handle(self, key: Object) -> None:
         """Look at one object."""
         kind, namespace, name = key
+        if key in self._world.bereft:
+            await self._record.set_status(key, "waiting", BEREFT, observed=0, active=REMEMBERED)
+            return
         match kind:
             case "environment":
                 await self._environment((namespace, name))

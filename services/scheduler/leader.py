@@ -12,21 +12,25 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Final, TypeVar
 
 import msgspec
+import nats.errors
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from nats.js.errors import APIError
 
 from schemas import subjects
 from schemas.active import Active
 from schemas.builds import Build
 from schemas.endpoints import Endpoint
-from schemas.events import NO_NAMESPACE, new_event
+from schemas.events import NO_NAMESPACE, Level, new_event
 from schemas.pods import LABEL_ROLE, ROLE_FUNCTION, PodFact
 from schemas.status import Status
 from schemas.streams import ACTIVE, BUILDS, ENDPOINTS, PODS, SPECS, STATUS
 from services.bus.connection import Bus
+from services.bus.errors import BusError
 from services.bus.events import EventLog
 from services.bus.follow import follow
 from services.bus.lease import Reign
@@ -38,11 +42,12 @@ from services.scheduler.fleet import Fleet, FleetSettings
 from services.scheduler.judge import judge
 from services.scheduler.keepers import KeeperClient
 from services.scheduler.loading import Loader
+from services.scheduler.memory import Memory, active_again, endpoints_again
 from services.scheduler.natives import NativeFleet
 from services.scheduler.pods import PodError, PodRuntime
 from services.scheduler.pods.native import NativeRuntime
 from services.scheduler.reconcile import POOL, Reconciler
-from services.scheduler.record import DeposedError, Record
+from services.scheduler.record import WITHOUT_SPEC, DeposedError, Record, active_subject
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.timers import Timers
 from services.scheduler.watching import Watches
@@ -52,6 +57,9 @@ log = logging.getLogger(__name__)
 
 SURVEY_S: Final = 10.0
 """How often the runtime's list is read again, besides what it tells by itself."""
+
+_REQUEST_S: Final = 2.0
+_PAUSE_S: Final = 0.2
 
 T = TypeVar("T")
 
@@ -74,9 +82,11 @@ class Leader:
         key: Ed25519PrivateKey,
         runtime: PodRuntime,
         artifacts: Artifacts,
+        memory: Memory,
         deployments: NativeRuntime | None = None,
     ) -> None:
         self._bus = bus
+        self._memory = memory
         self._events = events
         self._reign = reign
         self._runtime = runtime
@@ -152,8 +162,9 @@ class Leader:
         begun = time.monotonic()
         try:
             async with asyncio.TaskGroup() as parts:
-                await self._recall()
+                await self._recall_at_last()
                 await self._follow_all(parts)
+                self.world.found_nothing = not (self.world.specs or self.world.active)
                 await self._adopt()
                 parts.create_task(self._reconciler.queue.run(), name="reconcile")
                 parts.create_task(self._surveys(), name="survey")
@@ -179,11 +190,29 @@ class Leader:
             await self._loader.close()
             await self._watches.close()
 
+    async def _recall_at_last(self) -> None:
+        """Read it, however often the bus fails meanwhile."""
+        while True:
+            try:
+                await self._recall()
+            except (BusError, nats.errors.Error, APIError, TimeoutError, DeposedError) as error:
+                log.warning("cannot read yet what is in force: %s", str(error) or "no answer")
+                await asyncio.sleep(_PAUSE_S)
+            else:
+                return
+
     async def _recall(self) -> None:
         """Read what was decided in earlier terms. After this, only we write it."""
+        created = await self._created(ACTIVE.name)
+        if (lost := self._memory.lost(created)) is not None:
+            await self._write_again(lost)
         for entry in await self._snapshot(ACTIVE.name):
             if (active := _decode(entry, _ACTIVE)) is not None:
                 self.world.put_active(active)
+                self._record.read(entry.subject, entry.sequence)
+                if WITHOUT_SPEC in entry.headers:
+                    kind = str(active.__struct_config__.tag)
+                    self.world.bereft.add((kind, active.namespace, active.name))
         for entry in await self._snapshot(STATUS.name):
             if (status := _decode(entry, _STATUS)) is not None:
                 self.world.statuses[status.kind, status.namespace, status.name] = status
@@ -194,6 +223,30 @@ class Leader:
                 function_.instances[endpoint.instance] = Instance(
                     endpoint=endpoint, published=True, loaded=now, since=now
                 )
+        self._memory.keep(self.world, created)
+
+    async def _write_again(self, lost: World) -> None:
+        """Write what was in force, and where it serves, on streams that were made anew."""
+        there = {entry.subject for entry in await self._snapshot(ACTIVE.name)}
+        active = [one for one in active_again(lost) if active_subject(one) not in there]
+        endpoints = list(endpoints_again(lost))
+        for endpoint in endpoints:
+            await self._record.publish_endpoint(endpoint)
+        for one in active:
+            await self._record.activate(one, without_spec=True)
+        self._tell(
+            "data-lost",
+            f"NATS has lost its data; {len(active)} objects that were in force and"
+            f" {len(endpoints)} endpoints were written again from memory and serve on;"
+            " specs, uploads and queued invocations could not be: publish the specs again, as by"
+            " `wasmfn apply`",
+            level="warning",
+        )
+
+    async def _created(self, stream: str) -> datetime | None:
+        """Return when a stream was made."""
+        async with self._bus.bounded(_REQUEST_S):
+            return (await self._bus.js.stream_info(stream)).created
 
     async def _snapshot(self, stream: str) -> tuple[Entry, ...]:
         updates: AsyncIterator[Update] = follow(self._bus, stream)
@@ -334,7 +387,14 @@ class Leader:
         async for uid in self._runtime.ended():
             self._fleet.lost(uid, "it ended, or was told to")
 
-    def _tell(self, what: str, message: str, *, duration_ms: float | None = None) -> None:
+    def _tell(
+        self,
+        what: str,
+        message: str,
+        *,
+        level: Level = "info",
+        duration_ms: float | None = None,
+    ) -> None:
         self._events.emit(
             new_event(
                 "scheduler",
@@ -343,6 +403,7 @@ class Leader:
                 "scheduler",
                 what,
                 message,
+                level=level,
                 duration_ms=duration_ms,
                 term=self._reign.term,
             )

@@ -197,7 +197,8 @@ def _present(view: View) -> Iterator[Action]:
             yield Activate(target)
         active = target
     kept = {one.revision for one in (active, target) if one is not None}
-    yield from _publish(view, kept)
+    before = active
+    yield from _publish(view, kept, before)
     if target is not None and target != active:
         loads, ready, phase, message = _introduce(view, target)
         yield from loads
@@ -210,6 +211,7 @@ def _present(view: View) -> Iterator[Action]:
         yield from _say(view, phase, message, active, progress.field)
     # What was replaced just now ends in the next round, when this one is done.
     yield from _end(view, kept, "replaced by a newer revision")
+    yield from _end_stranded(view, kept, before, active)
 
 
 def _progress(view: View) -> _Progress:
@@ -316,10 +318,20 @@ def _scale(view: View, active: ActiveFunction) -> Iterator[Action]:
         yield AskIdle(view.ask)
 
 
-def _publish(view: View, kept: set[int]) -> Iterator[Action]:
+def _publish(view: View, kept: set[int], active: ActiveFunction | None) -> Iterator[Action]:
     for one in view.processes:
-        if one.state == "serving" and one.revision in kept and not one.published:
+        if (
+            one.state == "serving"
+            and one.revision in kept
+            and not one.published
+            and not _is_stranded(one, active)
+        ):
             yield Publish(one.instance)
+
+
+def _is_stranded(one: Process, *in_force: ActiveFunction | None) -> bool:
+    """Whether it is where nothing stays, of a revision that has yet to be in force elsewhere."""
+    return one.moving and all(it is None or one.revision != it.revision for it in in_force)
 
 
 def _end(view: View, kept: set[int], reason: str) -> Iterator[Action]:
@@ -336,6 +348,16 @@ def _end(view: View, kept: set[int], reason: str) -> Iterator[Action]:
                 yield Drain(one.instance, reason)
         elif one.state == "leaving" and one.published:
             yield Withdraw(one.instance, one.reason)
+
+
+def _end_stranded(
+    view: View, kept: set[int], before: ActiveFunction | None, active: ActiveFunction | None
+) -> Iterator[Action]:
+    for one in view.processes:
+        if one.state == "serving" and one.revision in kept and _is_stranded(one, before, active):
+            if one.published:
+                yield Withdraw(one.instance, "its keeper is replaced")
+            yield Drain(one.instance, "its keeper is replaced")
 
 
 def _say(

@@ -5,8 +5,10 @@ not, the key fails and is planned anew. Nothing is written by a leader whose ter
 is over, even in a process that was paused meanwhile.
 """
 
+import contextlib
 import hashlib
 import logging
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -21,6 +23,7 @@ from schemas.status import Phase, Status
 from schemas.streams import TimerMark
 from services.bus.connection import Bus
 from services.bus.enqueue import enqueue
+from services.bus.errors import Conflict
 from services.bus.events import EventLog
 from services.bus.lease import Reign
 from services.bus.publish import publish, tombstone
@@ -29,6 +32,8 @@ from services.scheduler.world import FunctionName, Object, World
 
 log = logging.getLogger(__name__)
 
+WITHOUT_SPEC: Final = "Wasmfn-Without-Spec"
+"""NATS header of what is in force though its spec was lost with the data of NATS."""
 ROUTERS_S: Final = 0.5
 """How long routers are waited for before an object is called active all the same."""
 
@@ -46,6 +51,12 @@ def spec_correlation(key: Object, revision: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+def active_subject(active: Active) -> str:
+    """Return the subject on which an object in force stands."""
+    kind = str(active.__struct_config__.tag)
+    return subjects.ACTIVE.subject(kind=kind, namespace=active.namespace, name=active.name)
+
+
 class Record:
     """Writes in the name of one term."""
 
@@ -54,6 +65,8 @@ class Record:
     ) -> None:
         self._audience = audience
         self._in_force = 0
+        self._last: dict[str, int] = {}
+        """Subject of what is in force -> its last sequence, as far as it is known."""
         self._bus = bus
         self._events = events
         self._reign = reign
@@ -64,20 +77,47 @@ class Record:
         if not self._reign.holds:
             raise DeposedError(f"term {self._reign.term} is over")
 
-    async def activate(self, active: Active) -> None:
-        """Put an object in force."""
-        kind = str(active.__struct_config__.tag)
-        sequence = await self._put(
-            subjects.ACTIVE.subject(kind=kind, namespace=active.namespace, name=active.name),
-            active,
-        )
+    def read(self, subject: str, sequence: int) -> None:
+        """Take in what is in force there: it is replaced only if nobody else has done so since.
+
+        Nobody but a leader writes it, so that an older one which is late changes nothing.
+        """
+        self._last[subject] = sequence
+
+    async def activate(self, active: Active, *, without_spec: bool = False) -> None:
+        """Put an object in force; `without_spec` if its spec was lost with the data of NATS."""
+        subject = active_subject(active)
+        self.check()
+        with self._expecting(subject) as expected:
+            sequence = await publish(
+                self._bus,
+                subject,
+                msgspec.json.encode(active),
+                expected=expected,
+                headers={WITHOUT_SPEC: "1"} if without_spec else None,
+            )
+        self._last[subject] = sequence
         if not isinstance(active, (ActiveEnvironment, ActiveTimer)):  # no business of a router
             self._in_force = sequence
 
     async def deactivate(self, key: Object) -> None:
         """Take an object out of force."""
         kind, namespace, name = key
-        await self._delete(subjects.ACTIVE.subject(kind=kind, namespace=namespace, name=name))
+        subject = subjects.ACTIVE.subject(kind=kind, namespace=namespace, name=name)
+        self.check()
+        with self._expecting(subject) as expected:
+            await tombstone(self._bus, subject, expected=expected)
+
+    @contextlib.contextmanager
+    def _expecting(self, subject: str) -> Iterator[int | None]:
+        """Yield what is expected to be in force: after an answer that was lost, nobody knows."""
+        expected = self._last.pop(subject, None)
+        try:
+            yield expected
+        except Conflict:
+            if expected is not None:
+                self._last[subject] = expected
+            raise
 
     async def publish_endpoint(self, endpoint: Endpoint) -> None:
         """Tell routers of an instance."""

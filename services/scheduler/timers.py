@@ -23,7 +23,7 @@ from services.bus.connection import Bus
 from services.bus.errors import BusError
 from services.bus.feed import FeedLost, open_feed
 from services.scheduler.metrics import TIMER_CALLS
-from services.scheduler.record import Record
+from services.scheduler.record import DeposedError, Record
 from services.scheduler.schedule import LATE_S, begin, due, next_due
 from services.scheduler.world import FunctionName, World
 
@@ -58,21 +58,26 @@ class Timers:
         self._next: dict[FunctionName, Plan] = {}
 
     async def run(self) -> None:
-        """Call what is due, for ever."""
+        """Call what is due, as long as the term holds."""
         await self._recall()
-        while True:
-            now = datetime.now(UTC)
-            for name, timer in tuple(self._world.timers.items()):
-                try:
-                    await self._look(name, timer, now)
-                except BusError as error:
-                    log.warning("the timer %s waits: %s", name[1], error)
-            for gone in [name for name in self._marks if name not in self._world.timers]:
-                with contextlib.suppress(BusError):
-                    await self._record.forget_timer(gone)
-                    del self._marks[gone]
-                    self._next.pop(gone, None)
-            await asyncio.sleep(self._pause_s(datetime.now(UTC)))
+        # A leader that was paused may wake when another leads: then it does nothing more.
+        with contextlib.suppress(DeposedError):
+            while True:
+                now = datetime.now(UTC)
+                for name, timer in tuple(self._world.timers.items()):
+                    try:
+                        await self._look(name, timer, now)
+                    except BusError as error:
+                        log.warning("the timer %s waits: %s", name[1], error)
+                await self._forget_gone()
+                await asyncio.sleep(self._pause_s(datetime.now(UTC)))
+
+    async def _forget_gone(self) -> None:
+        for gone in [name for name in self._marks if name not in self._world.timers]:
+            with contextlib.suppress(BusError):
+                await self._record.forget_timer(gone)
+                del self._marks[gone]
+                self._next.pop(gone, None)
 
     async def _recall(self) -> None:
         while True:

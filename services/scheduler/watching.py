@@ -121,7 +121,7 @@ class Watches:
         """End an instance without an endpoint: the leader that began its load is gone."""
         if keeper.fact is None or one.state == "draining":
             return
-        if not self._world.specs and not self._world.active:
+        if self._world.found_nothing and (one.namespace, one.function) not in self._world.active:
             # NATS has lost its data, more likely than that all was deleted unseen.
             log.warning("the instance %s is of a function that nobody knows", one.instance)
             return

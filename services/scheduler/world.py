@@ -33,6 +33,12 @@ Object = tuple[str, str, str]
 FunctionName = tuple[str, str]
 """Namespace and name."""
 
+BEREFT = (
+    "its spec was lost with the data of NATS; it stays in force as it was until it is published"
+    " again, as by `wasmfn apply`"
+)
+REMEMBERED = 0
+"""Revision of what was in force when NATS lost its data: less than any of the new streams."""
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 60.0
 ASK_S = 1.0
@@ -162,6 +168,10 @@ class World:
         self.facts: dict[str, PodFact] = {}
         self.refused_routes: set[FunctionName] = set()
         """Those that collide with another, and are judged again when one goes."""
+        self.found_nothing = False
+        """Nothing was in force and nothing wanted when the term began."""
+        self.bereft: set[Object] = set()
+        """What is in force though its spec was lost with the data of NATS. It stays."""
         self.users: dict[FunctionName, set[str]] = {}
         """Environment -> names of the functions whose spec names it."""
 
@@ -213,6 +223,7 @@ class World:
             self.specs.pop(key, None)
         else:
             self.specs[key] = spec
+            self.bereft.discard(key)
         if kind == "function":
             for record in (before, spec):
                 if record is not None and isinstance(record.verdict, FunctionSpec):
@@ -225,7 +236,7 @@ class World:
         """Return what a function's spec comes to now."""
         spec = self.specs.get(("function", *name))
         if spec is None:
-            return None
+            return Waiting(BEREFT) if ("function", *name) in self.bereft else None
         if not isinstance(spec.verdict, FunctionSpec):
             assert isinstance(spec.verdict, Rejected)  # noqa: S101 - a spec of this kind or none
             return spec.verdict

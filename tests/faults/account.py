@@ -2,10 +2,14 @@
 
 import asyncio
 import contextlib
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from schemas import subjects
+from schemas.invocations import FINAL
+from tests.faults.load import Load, Router
 from tests.faults.rig import Rig
 
 SETTLED_S = 60.0
@@ -31,6 +35,37 @@ async def settled(rig: Rig) -> None:
     assert not differences, "\n".join([*differences, rig.logs()])
 
 
+async def accounted(rig: Rig, load: Load) -> None:
+    """Return once every invocation of `load` that was accepted is done, or a dead letter.
+
+    Raises:
+        AssertionError: one is neither within `SETTLED_S`, or done with a wrong answer.
+    """
+    router = rig.routers[0]
+    try:
+        async with asyncio.timeout(SETTLED_S):
+            for one in load.accepted:
+                while (  # noqa: ASYNC110
+                    told := await _told(router, one.location)
+                )["state"] not in FINAL:
+                    # Nobody tells a client: it has to ask.
+                    await asyncio.sleep(_LOOK_S)
+                if told["state"] == "done":
+                    answer = json.loads(told["result"]["body"])
+                    assert answer["output"] == [one.expected], told
+    except TimeoutError:
+        raise AssertionError(f"{one.location} is neither done nor dead: {told}") from None
+    finally:
+        router.close()
+
+
+async def _told(router: Router, location: str) -> dict[str, Any]:
+    status, _, body = await router.request("GET", location)
+    assert status == 200, f"{location} was accepted and is not known: {body!r}"
+    told: dict[str, Any] = json.loads(body)
+    return told
+
+
 async def _differences(rig: Rig) -> list[str]:
     specs = await _published(rig)
     found = []
@@ -38,7 +73,7 @@ async def _differences(rig: Rig) -> list[str]:
     if wanted != set(rig.seen.active):
         found.append(f"in force is {sorted(rig.seen.active)}, published {sorted(wanted)}")
     keepers = rig.running_keepers()
-    children = {uid: _children(pid) for uid, pid in keepers.items()}
+    forked = {uid: children(pid) for uid, pid in keepers.items()}
     told: dict[str, int] = {}
     for endpoint in rig.seen.endpoints.values():
         told[endpoint.pod] = told.get(endpoint.pod, 0) + 1
@@ -48,7 +83,7 @@ async def _differences(rig: Rig) -> list[str]:
         f"{told[uid]} endpoints are in keeper {uid}, which does not run"
         for uid in told.keys() - keepers.keys()
     ]
-    for uid, processes in children.items():
+    for uid, processes in forked.items():
         # A spare child may wait for the next function.
         spare = len(processes) - told.get(uid, 0)
         if spare not in range(_SPARES + 1):
@@ -72,7 +107,8 @@ async def _published(rig: Rig) -> set[str]:
     return names
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
+    """Return the processes that a keeper has forked."""
     try:
         text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     except FileNotFoundError:

@@ -8,8 +8,8 @@ import pytest_asyncio
 
 from services.bus.connection import connect
 from tests.conftest import NatsServer
-from tests.faults.account import settled
-from tests.faults.rig import FUNCTION, PARTS, Rig
+from tests.faults.account import accounted, settled
+from tests.faults.rig import FUNCTION, PARTS, SPEC, Rig
 from tests.services.scheduler.stack import running
 
 
@@ -29,9 +29,11 @@ async def rig(tmp_path: Path, nats_server: NatsServer) -> AsyncIterator[Rig]:
         running(Rig(tmp_path, nats_server.settings, bus)) as rig,
     ):
         await rig.run(*PARTS)
-        # Warm, and never scaled away under a test that looks elsewhere.
-        await rig.deploy(FUNCTION, scaling={"min_instances": 1, "max_instances": 4})
+        await rig.deploy(FUNCTION, **SPEC)
         await rig.apply("route", FUNCTION, {"function": FUNCTION, "path": f"/{FUNCTION}"})
         await rig.serving()
         yield rig
+        for load in rig.loads:
+            rig.note(load.figures())
+            await accounted(rig, load)
         await settled(rig)

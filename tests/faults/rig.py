@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from typing import Any
 
 import msgspec
@@ -23,6 +24,12 @@ from wasmfn.notify import NotifySocket
 READY_S = 60.0
 PARTS = ("podwatch", "builder", "scheduler-a", "scheduler-b", "router-a", "router-b")
 FUNCTION = "sort"
+SPEC: dict[str, Any] = {
+    # Warm, and never scaled away under a test that looks elsewhere.
+    "scaling": {"min_instances": 1, "max_instances": 4},
+    "limits": {"timeout_s": 5.0},
+    "asynchronous": {"retry": {"attempts": 8, "first_delay_s": 0.2, "max_delay_s": 2.0}},
+}
 PER_S = 50.0
 """Calls a second: enough that one is under way at any moment, little enough for a busy machine."""
 
@@ -35,6 +42,9 @@ class Rig(Stack):
         self._ports = {name: _free_port() for name in PARTS if name.startswith("router")}
         self._ready: dict[int, asyncio.Event] = {}
         self._notify = NotifySocket(self._heard)
+        self.loads: list[Load] = []
+        """Whose accepted invocations are asked for in the end."""
+        self._begun = time.monotonic()
 
     @property
     def routers(self) -> list[Router]:
@@ -42,7 +52,13 @@ class Rig(Stack):
         return [Router(name, "127.0.0.1", port) for name, port in self._ports.items()]
 
     def load(self, per_s: float = PER_S) -> Load:
-        return Load(self.routers, FUNCTION, per_s)
+        load = Load(self.routers, FUNCTION, per_s)
+        self.loads.append(load)
+        return load
+
+    def note(self, text: str) -> None:
+        """Print a figure for the record: `pytest -rP` and docs/faults.md show it."""
+        print(f"{time.monotonic() - self._begun:7.2f} s  {text}")  # noqa: T201 - for people
 
     def start(self, service: str, name: str = "", **settings: Any) -> subprocess.Popen[bytes]:
         """Start a part by its name in `PARTS`; `ready` waits until it says that it is."""

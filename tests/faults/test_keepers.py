@@ -3,6 +3,7 @@
 import os
 import signal
 
+from tests.faults.account import children
 from tests.faults.rig import Rig
 
 
@@ -36,11 +37,10 @@ async def test_a_stopped_keeper_is_left_alone_and_replaced(rig: Rig) -> None:
     async with rig.load(per_s=20).running() as load:
         await load.answered(25)
         (endpoint,) = rig.endpoints("sort")
-        stopped = rig.running_keepers()[endpoint.pod]
-        os.kill(stopped, signal.SIGSTOP)
-        try:
-            await rig.until(lambda: [e for e in rig.endpoints("sort") if e.pod != endpoint.pod])
-        finally:
-            os.kill(stopped, signal.SIGCONT)
+        keeper = rig.running_keepers()[endpoint.pod]
+        # With all its processes, or those that serve would go on as if nothing was.
+        for pid in (*children(keeper), keeper):
+            os.kill(pid, signal.SIGSTOP)
+        await rig.until(lambda: [e for e in rig.endpoints("sort") if e.pod != endpoint.pod])
         await load.answered(50)
     assert {call.status for call in load.failed()} <= {502, 504}

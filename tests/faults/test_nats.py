@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from tests.conftest import NatsServer
-from tests.faults.rig import Rig
+from tests.faults.rig import FUNCTION, SPEC, Rig
 
 
 @pytest.mark.parametrize("away_s", [1.0, 5.0])
@@ -27,13 +27,30 @@ async def test_warm_functions_do_not_notice_that_nats_is_away(
 async def test_a_nats_that_lost_its_data_ends_nothing_that_serves(
     rig: Rig, nats_server: NatsServer
 ) -> None:
+    before = rig.running_keepers()
     async with rig.load().running() as load:
         await load.answered(25)
         nats_server.lose_data()
+        told = await rig.until(lambda: rig.events("data-lost"))
+        assert "wasmfn apply" in told[0].message
+        # The queue was lost with the rest; what is accepted from now on is not.
+        load.accepted.clear()
+        # Who starts now knows it from the new streams alone, whoever leads.
+        everyone = load.routers
+        load.routers = [router for router in everyone if router.name == "router-b"]
+        await rig.stop("router-a")
+        await rig.run("router-a")
+        load.routers = everyone
+        rig.kill(await rig.leader())
+        terms = len(rig.events("leader-elected"))
+        await rig.until(lambda: len(rig.events("leader-elected")) > terms)
         await load.answered(100)
-        assert load.failed() == []
+        for kind in ("function", "route"):
+            status = await rig.status(FUNCTION, "waiting", 0, kind=kind)
+            assert "publish" in status.message
         # What was published before is gone; it is published again, as `wasmfn apply` does.
-        await rig.deploy("sort", scaling={"min_instances": 1, "max_instances": 4})
-        await rig.apply("route", "sort", {"function": "sort", "path": "/sort"})
+        await rig.deploy(FUNCTION, **SPEC)
+        await rig.apply("route", FUNCTION, {"function": FUNCTION, "path": f"/{FUNCTION}"})
         await load.answered(100)
     assert load.failed() == []
+    assert rig.running_keepers() == before

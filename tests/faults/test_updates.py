@@ -1,14 +1,13 @@
 """Functions change under load."""
 
-from tests.faults.rig import Rig
+from tests.faults.rig import FUNCTION, SPEC, Rig
 
 
 async def test_updates_of_a_function_fail_no_request(rig: Rig) -> None:
     async with rig.load().running() as load:
         await load.answered(25)
         for n in range(5):
-            await rig.deploy("sort", variables={"TURN": str(n)},
-                             scaling={"min_instances": 1, "max_instances": 4})  # fmt: skip
+            await rig.deploy(FUNCTION, variables={"TURN": str(n)}, **SPEC)
             await load.answered(25)
     assert load.failed() == []
 
@@ -22,4 +21,4 @@ async def test_a_bad_revision_changes_nothing(rig: Rig) -> None:
         await load.answered(25)
     assert load.failed() == []
     assert rig.active() == before
-    await rig.deploy("sort", scaling={"min_instances": 1, "max_instances": 4})
+    await rig.deploy(FUNCTION, **SPEC)

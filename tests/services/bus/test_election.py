@@ -8,6 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from schemas.streams import Lease
 from services.bus import election
 from services.bus.election import (
+    HEAD_START_S,
     LEASE_S,
     NOBODY,
     RENEW_S,
@@ -69,6 +70,21 @@ def test_terms_go_on_in_a_stream_that_was_emptied():
     decision = decide(c, 11.0 + TAKEOVER_S)
     assert isinstance(decision, Write)
     assert (decision.lease.term, decision.expected) == (8, 0)
+
+
+def test_on_an_empty_subject_a_term_is_no_lower_than_the_first_one_that_may_be():
+    decision = decide(Contender("a"), 0.0, first_term=1_700_000_000)
+    assert decision == Write(Lease("a", 1_700_000_000), 0, by=LEASE_S)
+    c = election.observe(Contender("b"), 5, Lease(NOBODY, 3), now=10.0)
+    assert decide(c, 10.0, first_term=1_700_000_000) == Write(Lease("b", 4), 5, by=10.0 + LEASE_S)
+
+
+def test_the_last_leader_claims_an_emptied_lease_before_all_others():
+    standby = election.observe(Contender("b"), 1, Lease("a", 1), now=10.0)
+    assert decide(election.emptied(standby, 11.0), 11.0 + TAKEOVER_S) == Wait(
+        11.0 + HEAD_START_S + TAKEOVER_S
+    )
+    assert isinstance(decide(election.emptied(leader(), 11.0), 11.0 + TAKEOVER_S), Write)
 
 
 def test_a_standbys_patience_outlasts_a_leaders_time_by_more_than_clocks_drift():

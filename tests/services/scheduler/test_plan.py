@@ -451,3 +451,16 @@ def test_nobody_is_asked_to_go_while_a_router_says_that_it_is_needed() -> None:
     idle = msgspec.structs.replace(at_rest(), ask=ask)
     assert plan(idle) == (AskIdle(ask),)
     assert plan(msgspec.structs.replace(idle, load=1)) == ()
+
+
+def test_what_is_on_a_retiring_keeper_is_not_published_before_its_revision_is_in_force() -> None:
+    early = Process("early", 2, "serving", False, moving=True)
+    start = update(at_rest(), 2)
+    start = msgspec.structs.replace(start, processes=(*start.processes, early))
+    model = Model(start, loads=False, builds=True)
+    assert Publish("early") not in plan(start)
+    model.run()
+    assert [one.revision for one in model.view.processes] == [1]
+    model = Model(start, loads=True, builds=True)
+    model.run()
+    assert [(one.revision, one.moving) for one in model.view.processes] == [(2, False)]
