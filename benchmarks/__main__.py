@@ -49,8 +49,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, default=OUT, help="where JSON and plots go")
     flags = parser.parse_args(arguments)
     if flags.topics == ["report"]:
-        for file in sorted(flags.out.glob("*.json")):
-            _show(report.read(file), flags.out)
+        for topic in TOPICS:
+            if (file := flags.out / f"{topic}.json").exists():
+                _show(report.read(file), flags.out)
         return 0
     if flags.topics == ["publish"]:
         print("published:", *publish(flags.out, DOCUMENT, TOPICS))

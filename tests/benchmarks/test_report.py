@@ -76,5 +76,7 @@ def test_a_topic_that_got_a_wrong_answer_writes_nothing(monkeypatch, tmp_path, c
 
 def test_reports_are_made_again_of_what_was_written(kept, tmp_path, capsys):
     report.write(kept, tmp_path)
+    (tmp_path / "example.json").rename(tmp_path / "router.json")
+    (tmp_path / "foreign.json").write_text("of another program")
     assert main(["report", "--out", str(tmp_path)]) == 0
     assert "An example" in capsys.readouterr().out
