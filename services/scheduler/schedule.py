@@ -21,6 +21,14 @@ MADE_UP_MOST: Final = 100
 """No more missed calls are made up for, however long nobody could make them."""
 
 
+class ScheduleError(ValueError):
+    """A timer can never be due. The message is for its author."""
+
+    def __init__(self, field: str, message: str) -> None:
+        self.field = field
+        super().__init__(message)
+
+
 class Due(msgspec.Struct, frozen=True):
     """The calls to make now, oldest first, and up to when all is then settled."""
 
@@ -33,15 +41,9 @@ class Due(msgspec.Struct, frozen=True):
 def schedule_problem(spec: TimerSpec) -> tuple[str, str] | None:
     """Return the field that is wrong and why, in words for the timer's author, or None."""
     try:
-        ZoneInfo(spec.timezone)
-    except (ValueError, OSError, KeyError):
-        said = f"there is no time zone {spec.timezone!r}; use a name such as `Europe/Berlin`"
-        return "$.timezone", f"`$.timezone`: {said}"
-    try:
         next_due(spec, datetime.now(UTC))
-    except (CronSimError, StopIteration) as error:
-        said = str(error) or "it is never due"
-        return "$.schedule", f"`$.schedule`: {spec.schedule!r} is no schedule of cron: {said}"
+    except ScheduleError as error:
+        return error.field, f"`{error.field}`: {error}"
     return None
 
 
@@ -49,9 +51,22 @@ def next_due(spec: TimerSpec, after: datetime) -> datetime:
     """Return the first due time after `after`, in UTC.
 
     Raises:
-        CronSimError, StopIteration: the schedule is none; `schedule_problem` tells before.
+        ScheduleError: the schedule or its time zone is none.
     """
-    return next(CronSim(spec.schedule, after.astimezone(ZoneInfo(spec.timezone)))).astimezone(UTC)
+    try:
+        return next(CronSim(spec.schedule, after.astimezone(_zone(spec)))).astimezone(UTC)
+    except (CronSimError, StopIteration) as error:
+        said = str(error) or "it is never due"
+        message = f"{spec.schedule!r} is no schedule of cron: {said}"
+        raise ScheduleError("$.schedule", message) from error
+
+
+def _zone(spec: TimerSpec) -> ZoneInfo:
+    try:
+        return ZoneInfo(spec.timezone)
+    except (ValueError, OSError, KeyError) as error:
+        message = f"there is no time zone {spec.timezone!r}; use a name such as `Europe/Berlin`"
+        raise ScheduleError("$.timezone", message) from error
 
 
 def begin(mark: datetime | None, now: datetime) -> datetime:
@@ -90,7 +105,7 @@ def _late(spec: TimerSpec, after: datetime, before: datetime) -> list[datetime]:
         return []
     times: list[datetime] = []
     # In reverse the start itself does not count.
-    start = (before + timedelta(seconds=1)).astimezone(ZoneInfo(spec.timezone))
+    start = (before + timedelta(seconds=1)).astimezone(_zone(spec))
     for time in CronSim(spec.schedule, start, reverse=True):
         at = time.astimezone(UTC)
         if at <= after or len(times) >= MADE_UP_MOST:

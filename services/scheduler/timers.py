@@ -24,7 +24,7 @@ from services.bus.errors import BusError
 from services.bus.feed import FeedLost, open_feed
 from services.scheduler.metrics import TIMER_CALLS
 from services.scheduler.record import DeposedError, Record
-from services.scheduler.schedule import LATE_S, begin, due, next_due
+from services.scheduler.schedule import LATE_S, ScheduleError, begin, due, next_due
 from services.scheduler.world import FunctionName, World
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class Timers:
                 for name, timer in tuple(self._world.timers.items()):
                     try:
                         await self._look(name, timer, now)
-                    except BusError as error:
+                    except (BusError, ScheduleError) as error:
                         log.warning("the timer %s waits: %s", name[1], error)
                 await self._forget_gone()
                 await asyncio.sleep(self._pause_s(datetime.now(UTC)))

@@ -1,10 +1,13 @@
 """Invocations that nobody waits for: accepted once stored, run at least once, accounted for.
 
 Every router accepts, and every router runs what any of them accepted, over one
-shared pull consumer for each function. Decisions are pure (`identity`,
-`policy`, `report`, `outlet`); around them `accept` answers 202, `lanes` pull,
-`delivery` carries one message to its end, `execution` calls an instance, `door`
-answers at the location, `redrive` brings the dead back.
+shared pull consumer for each function. Decisions are pure: `identity` (which
+invocation a request is), `policy` (done, again or dead), `report` (what is told
+of an attempt), `outlet` (where an outcome goes). Around them `accept` and
+`door` answer on the data port, `lanes` pull, `delivery` carries one message to
+its end, `execution` calls an instance, `outbox` publishes, `subscriptions` take
+messages of NATS, `dead` and `admin` bring the dead back. `start` puts them
+together.
 
 The order of writes is what makes the promise. A message leaves the queue last:
 after its outcome was sent on, and after its result or its dead letter was
