@@ -315,3 +315,20 @@ async def test_a_dead_letter_that_finds_no_room_keeps_its_invocation_in_the_queu
     assert (await ended(router, location))["state"] == "dead"
     assert len(await dead_letters(platform)) == 1
     assert len(platform.instances[0].calls) == 1
+
+
+async def test_a_server_that_lost_its_data_takes_calls_again(
+    platform: Platform, nats_server: NatsServer
+) -> None:
+    router = await ready(platform)
+    await ended(router, await accepted(router))
+    await platform.disconnect()
+    await asyncio.to_thread(nats_server.lose_data)
+    # In a platform the leading scheduler makes the streams anew.
+    await platform.connect()
+
+    async def accepts() -> bool:
+        return (await router.request("POST", "/f", b"x", ASYNC)).status == 202
+
+    await eventually(accepts, 60.0)
+    assert (await ended(router, await accepted(router)))["state"] == "done"
