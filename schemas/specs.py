@@ -261,11 +261,11 @@ class RouteSpec(Spec, frozen=True, tag="route"):
                 raise ValueError(f"path {pattern!r} is the platform's own: use one beside /.wasmfn")
         if len(set(self.methods)) != len(self.methods):
             raise ValueError("`methods` names a method twice")
-        if self.rate_limit is not None and self.rate_limit.per == "client":
-            if self.authentication is None:
-                raise ValueError(
-                    "`rate_limit.per: client` needs `authentication`; use `address` without it"
-                )
+        by_client = self.rate_limit is not None and self.rate_limit.per == "client"
+        if by_client and self.authentication is None:
+            raise ValueError(
+                "`rate_limit.per: client` needs `authentication`; use `address` without it"
+            )
 
 
 def check_path_pattern(pattern: str, *, parameters: bool) -> None:
