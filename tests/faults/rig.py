@@ -21,6 +21,8 @@ from tests.faults.load import Load, Router
 from tests.services.scheduler.stack import Stack
 from wasmfn.notify import NotifySocket
 
+LONG = os.environ.get("WASMFN_FAULTS") == "long"
+"""The long form takes the time and the numbers that are promised; the short one is for each day."""
 READY_S = 60.0
 PARTS = ("podwatch", "builder", "scheduler-a", "scheduler-b", "router-a", "router-b")
 FUNCTION = "sort"
@@ -42,9 +44,13 @@ class Rig(Stack):
         self._ports = {name: _free_port() for name in PARTS if name.startswith("router")}
         self._ready: dict[int, asyncio.Event] = {}
         self._notify = NotifySocket(self._heard)
+        self.environment: dict[str, str] = {}
+        """What parts that are started from now on find in theirs, besides their settings."""
         self.loads: list[Load] = []
         """Whose accepted invocations are asked for in the end."""
         self._begun = time.monotonic()
+        self.revisions: list[tuple[str, int]] = []
+        """Subject and revision of everything that was put in force, in order."""
 
     @property
     def routers(self) -> list[Router]:
@@ -56,9 +62,18 @@ class Rig(Stack):
         self.loads.append(load)
         return load
 
+    def clock(self) -> float:
+        """Monotonic seconds since the platform was begun."""
+        return time.monotonic() - self._begun
+
+    async def until_clock(self, at_s: float) -> None:
+        """Return at a time of `clock`, or at once if it is later."""
+        if (wait := at_s - self.clock()) > 0:
+            await asyncio.sleep(wait)
+
     def note(self, text: str) -> None:
         """Print a figure for the record: `pytest -rP` and docs/faults.md show it."""
-        print(f"{time.monotonic() - self._begun:7.2f} s  {text}")  # noqa: T201 - for people
+        print(f"{self.clock():7.2f} s  {text}")  # noqa: T201 - for people
 
     def start(self, service: str, name: str = "", **settings: Any) -> subprocess.Popen[bytes]:
         """Start a part by its name in `PARTS`; `ready` waits until it says that it is."""
@@ -83,6 +98,7 @@ class Rig(Stack):
         }
         values = {"nats_url": self.settings.nats_url, **known[service], **settings}
         environ = {"PATH": os.environ["PATH"], "NOTIFY_SOCKET": self._notify.address}
+        environ |= self.environment
         environ |= {f"WASMFN_{service}_{key}".upper(): str(v) for key, v in values.items()}
         with (directory / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
@@ -138,6 +154,11 @@ class Rig(Stack):
 
     def active(self, name: str = FUNCTION) -> ActiveFunction | None:
         return self.seen.active.get(f"wasmfn.active.function.default.{name}")
+
+    def followed(self, subject: str, message: Any) -> None:
+        """Take note of what is put in force, and in which order."""
+        if subject.startswith("wasmfn.active."):
+            self.revisions.append((subject, message.revision))
 
     def running_keepers(self) -> dict[str, int]:
         """The process of each keeper that runs, by the uid of its pod."""

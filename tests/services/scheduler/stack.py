@@ -170,9 +170,13 @@ class Stack:
                     self.seen.events.append(found)
                 else:
                     into[entry.subject] = found
+                    self.followed(entry.subject, found)
                     self.seen.story.append(("put", entry.subject))
             async with self.seen.changed:
                 self.seen.changed.notify_all()
+
+    def followed(self, subject: str, message: Any) -> None:
+        """Take note of a message that was followed."""
 
     async def until(self, find: Callable[[], T], within_s: float = 45.0) -> T:
         """Return what `find` returns once it is true, looking after every change."""
