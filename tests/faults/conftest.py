@@ -21,12 +21,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.faults)
 
 
+@pytest.fixture
+def keeper_ip() -> str:
+    """Where keepers listen."""
+    return "127.0.0.1"
+
+
 @pytest_asyncio.fixture
-async def rig(tmp_path: Path, nats_server: NatsServer) -> AsyncIterator[Rig]:
+async def rig(tmp_path: Path, nats_server: NatsServer, keeper_ip: str) -> AsyncIterator[Rig]:
     """A platform whose function `sort` is warm. After the test it must be what the specs say."""
     async with (
         connect(nats_server.settings, "test") as bus,
-        running(Rig(tmp_path, nats_server.settings, bus)) as rig,
+        running(Rig(tmp_path, nats_server.settings, bus, keeper_ip)) as rig,
     ):
         await rig.run(*PARTS)
         await rig.deploy(FUNCTION, **SPEC)

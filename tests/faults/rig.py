@@ -39,8 +39,11 @@ PER_S = 50.0
 class Rig(Stack):
     """Two routers, two schedulers, a builder and a podwatch, each one started again by name."""
 
-    def __init__(self, directory: Any, settings: BusSettings, bus: Bus) -> None:
+    def __init__(
+        self, directory: Any, settings: BusSettings, bus: Bus, keeper_ip: str = "127.0.0.1"
+    ) -> None:
         super().__init__(directory, settings, bus)
+        self._keeper_ip = keeper_ip
         self._ports = {name: _free_port() for name in PARTS if name.startswith("router")}
         self._ready: dict[int, asyncio.Event] = {}
         self._notify = NotifySocket(self._heard)
@@ -61,6 +64,10 @@ class Rig(Stack):
         load = Load(self.routers, FUNCTION, per_s)
         self.loads.append(load)
         return load
+
+    def now(self) -> float:
+        """The clock of `Call.at`."""
+        return asyncio.get_running_loop().time()
 
     def clock(self) -> float:
         """Monotonic seconds since the platform was begun."""
@@ -88,6 +95,7 @@ class Rig(Stack):
                 "secrets_dir": directory / "secrets",
                 "cache_dir": directory / "cache",
                 "pods_dir": self.pods,
+                "keeper_ip": self._keeper_ip,
             },
             "podwatch": {"pods_dir": self.pods, "state_dir": directory / "podwatch"},
             "builder": {
