@@ -18,10 +18,12 @@ from services.bus.connection import BusSettings
 settings.register_profile("wasmfn", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("wasmfn")
 
-# A shell without job control ignores Ctrl-C for what it starts in the background, and so would
-# the programs under test, which inherit it.
+# A shell without job control ignores Ctrl-C for what it starts in the background, and nohup the
+# end of the terminal; and so would the programs under test, which inherit it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 NATS_SERVER = Path(sys.executable).parent / "nats-server"
 

@@ -7,6 +7,7 @@ from a queue, one build at a time for each id and a bounded number in all.
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from schemas.builds import Build, BuildReply, BuildRequest, ImageSource, build_id
@@ -47,6 +48,8 @@ class Builder:
         self._running: dict[str, asyncio.Task[Build]] = {}
         self._cancelled: set[str] = set()
         """Builds that are to end because nobody wants them."""
+        self.on_queued: Callable[[], None] = lambda: None
+        """Called when there is one more build that is not at its end."""
 
     async def run(self) -> None:
         """Take up what is not finished, then work on what is asked for, for ever."""
@@ -83,6 +86,7 @@ class Builder:
         await self._records.write(build)
         self._trace(build).tell("queued", f"{_what(build)} will be built")
         self._queue.put(build.id)
+        self.on_queued()
         return BuildReply(build=build)
 
     def unfinished(self) -> set[str]:

@@ -33,6 +33,7 @@ def unwanted_since(
 
 async def cancelling(builder: Builder, claimants: Claimants, patience_s: float) -> None:
     """Cancel what nobody has wanted for `patience_s`, for ever."""
+    builder.on_queued = claimants.changed.set
     await claimants.complete.wait()
     since: dict[str, float] = {}
     while True:

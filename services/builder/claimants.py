@@ -50,7 +50,7 @@ class Claimants:
         self.complete = asyncio.Event()
         """Set once both streams were read whole."""
         self.changed = asyncio.Event()
-        """Set whenever something may be claimed no more; its reader clears it."""
+        """Set whenever what is claimed is to be looked at again; its reader clears it."""
 
     def claim(self) -> Claim:
         """Return all that is claimed now. Good for a decision only when `complete`."""

@@ -249,12 +249,12 @@ async def test_an_environment_in_use_stays(platform: Platform) -> None:
 async def test_a_route_may_come_before_its_function(platform: Platform) -> None:
     async with platform.nats() as client:
         route = Key("route", "default", "early")
-        spec = RouteSpec(function="later", path="/early")
+        spec = RouteSpec(function="latecomer", path="/early")
         await client.wait_active({route: await client.publish(route, spec)}, 60, or_waiting=True)
         early = await post(platform, "/early")
         assert early.status_code == 503
         module = Module((await client.put_module(bytes_of("hello"), "x")).sha256)
-        function = Key("function", "default", "later")
+        function = Key("function", "default", "latecomer")
         revision = await client.publish(
             function, FunctionSpec(module=module, limits=Limits(timeout_s=5))
         )
