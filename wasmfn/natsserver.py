@@ -9,15 +9,21 @@ today.
 import asyncio
 import contextlib
 import json
+import secrets
 import socket
 import sys
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from wasmfn.paths import Layout, write_private
 
 HOST: Final = "127.0.0.1"
 _INFO_S: Final = 1.0
+_HEALTH_S: Final = 5.0
+_HEALTH_BYTES: Final = 16 * 1024
+_WRITE_ERROR: Final = "write error"
+"""In the server's own words. Other troubles, such as reading its data, pass by themselves."""
 _PAUSE_S: Final = 0.002
 _PAUSE_MAX_S: Final = 0.05
 
@@ -37,6 +43,10 @@ jetstream {{
   # cut after at most this long.
   sync_interval: "5s"
 }}
+# Says whether it can store. Behind a path that only this user can read, since it
+# tells every program of this machine who is connected.
+http: "{host}:{monitor}"
+http_base_path: {secret}
 """
 
 
@@ -51,16 +61,24 @@ def config_file(layout: Layout) -> Path:
     return layout.run / "nats.conf"
 
 
-def configure(layout: Layout, port: int) -> None:
-    """Write the configuration. OSError if it cannot be written."""
+def configure(layout: Layout, port: int) -> str:
+    """Write the configuration; return the URL that tells of its health.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    monitor, secret = free_port(HOST, 0), f"/{secrets.token_hex(16)}"
     config = _CONFIG.format(
         host=HOST,
         port=port,
         # JSON strings are strings of this format too.
         token=json.dumps(layout.token.read_text("ascii").strip()),
         store=json.dumps(str(layout.nats)),
+        monitor=monitor,
+        secret=json.dumps(secret),
     )
     write_private(config_file(layout), config.encode())
+    return f"http://{HOST}:{monitor}{secret}/healthz"
 
 
 def choose_port(layout: Layout) -> int:
@@ -90,6 +108,28 @@ async def until_answering(host: str, port: int) -> None:
     while not await _greets(host, port):
         await asyncio.sleep(pause_s)
         pause_s = min(pause_s * 2, _PAUSE_MAX_S)
+
+
+async def cannot_store(health_url: str) -> str:
+    """Return why a server stores nothing any more, or nothing if it does or does not answer.
+
+    One whose disk was full writes to no stream again until it is restarted.
+    """
+    where = urlsplit(health_url)
+    with contextlib.suppress(OSError, TimeoutError, ValueError):
+        async with asyncio.timeout(_HEALTH_S):
+            reader, writer = await asyncio.open_connection(where.hostname, where.port)
+            try:
+                writer.write(f"GET {where.path} HTTP/1.0\r\n\r\n".encode())
+                answer = await reader.read(_HEALTH_BYTES)
+                while more := await reader.read(_HEALTH_BYTES - len(answer)):
+                    answer += more
+            finally:
+                writer.close()
+        said = json.loads(answer.partition(b"\r\n\r\n")[2])
+        error = str(said.get("error", "")) if isinstance(said, dict) else ""
+        return error if _WRITE_ERROR in error else ""
+    return ""
 
 
 async def _greets(host: str, port: int) -> bool:

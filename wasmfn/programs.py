@@ -45,6 +45,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     own_nats: bool
     """Whether the stack runs it."""
     token_file: Path | None
+    nats_health: str = ""
+    """URL that tells whether our own NATS can store."""
 
 
 def nats_program(place: Place, environ: Mapping[str, str]) -> Program:

@@ -128,7 +128,7 @@ def _clean(layout: Layout, on_note: Callable[[str], None]) -> None:
 
 def _place(options: StackOptions, layout: Layout) -> Place:
     """Return where this platform is: settle every address before anything starts."""
-    nats_url = ""
+    nats_url = nats_health = ""
     if options.nats and "@" in options.nats:
         raise StackError(
             "a NATS address with a password or token in it can be read by everybody;"
@@ -137,13 +137,14 @@ def _place(options: StackOptions, layout: Layout) -> Place:
         )
     if options.nats is None:
         port = natsserver.choose_port(layout)
-        natsserver.configure(layout, port)
+        nats_health = natsserver.configure(layout, port)
         nats_url = f"nats://{natsserver.HOST}:{port}"
     return Place(
         layout=layout,
         http=_free_address(options.http),
         nats_url=options.nats or nats_url,
         own_nats=options.nats is None,
+        nats_health=nats_health,
         token_file=options.nats_token_file if options.nats else layout.token,
     )
 

@@ -135,6 +135,10 @@ class Supervised:
             self._on_change()
         return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
 
+    def restart(self) -> None:
+        """End the program in order, so that it is started again."""
+        self._send(signal.SIGTERM)
+
     async def stop(self) -> None:
         """End the program for good: SIGTERM, and SIGKILL after its grace."""
         self._stopped.set()

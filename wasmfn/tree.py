@@ -9,6 +9,7 @@ the bus last.
 import asyncio
 import contextlib
 import os
+import shutil
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Final
@@ -29,6 +30,9 @@ _START_S: Final = 30.0
 _KEEPERS_S: Final = 5.0
 _SPARE_S: Final = 10.0
 _LOOK_S: Final = 0.005
+_STORAGE_S: Final = 2.0
+_ROOM_BYTES: Final = 16 * 1024 * 1024
+"""Less is full again before anything is done with it."""
 
 
 class Tree:
@@ -56,6 +60,8 @@ class Tree:
             FailedError: a part did not start.
         """
         tasks = {asyncio.create_task(part.run()) for part in self._parts.values()}
+        if NATS in self._parts:
+            tasks.add(asyncio.create_task(self._watch_storage(self._parts[NATS])))
         starting = asyncio.create_task(self._start(on_ready))
         stopped = asyncio.create_task(stop.wait())
         try:
@@ -101,6 +107,24 @@ class Tree:
             )
         self._publish()
         on_ready(self.platform())
+
+    async def _watch_storage(self, nats: Supervised) -> None:
+        """Restart a NATS that stores nothing any more once its disk has room."""
+        told = False
+        while True:
+            await asyncio.sleep(_STORAGE_S)
+            problem = await natsserver.cannot_store(self._place.nats_health)
+            if not problem:
+                told = False
+            elif shutil.disk_usage(self._layout.nats).free >= _ROOM_BYTES:
+                self._on_note("there is room for NATS again")
+                nats.restart()
+            elif not told:
+                told = True
+                self._on_note(
+                    "NATS takes nothing more until there is room on its disk; what is served"
+                    f" stays as it is: {problem}"
+                )
 
     def platform(self) -> Platform:
         """Return how to reach this platform."""

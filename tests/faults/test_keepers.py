@@ -5,6 +5,7 @@ import signal
 
 from tests.faults.account import children
 from tests.faults.rig import Rig
+from tests.services.scheduler.stack import process_of
 
 
 async def test_a_killed_keeper_is_replaced_and_only_calls_under_way_in_it_fail(rig: Rig) -> None:
@@ -33,6 +34,21 @@ async def test_a_keeper_that_dies_while_podwatch_is_down_is_found_by_the_routers
     assert len(load.failed()) <= 8
 
 
+async def test_a_process_that_hangs_is_ended_and_what_it_was_asked_is_answered_in_time(
+    rig: Rig,
+) -> None:
+    async with rig.load(per_s=20).running() as load:
+        await load.answered(25)
+        (endpoint,) = rig.endpoints("sort")
+        stopped = rig.clock()
+        os.kill(process_of(rig, endpoint), signal.SIGSTOP)
+        await rig.until(lambda: endpoint not in rig.endpoints("sort"))
+        rig.note(f"withdrawn {rig.clock() - stopped:.1f} s after it was stopped")
+        await load.answered(50)
+    assert {call.status for call in load.failed()} <= {502, 504}
+    rig.note(f"the longest call took {max(call.ms for call in load.calls) / 1000:.1f} s")
+
+
 async def test_a_stopped_keeper_is_left_alone_and_replaced(rig: Rig) -> None:
     async with rig.load(per_s=20).running() as load:
         await load.answered(25)
@@ -41,6 +57,9 @@ async def test_a_stopped_keeper_is_left_alone_and_replaced(rig: Rig) -> None:
         # With all its processes, or those that serve would go on as if nothing was.
         for pid in (*children(keeper), keeper):
             os.kill(pid, signal.SIGSTOP)
+        stopped = rig.clock()
         await rig.until(lambda: [e for e in rig.endpoints("sort") if e.pod != endpoint.pod])
+        rig.note(f"served elsewhere {rig.clock() - stopped:.1f} s after it was stopped")
         await load.answered(50)
     assert {call.status for call in load.failed()} <= {502, 504}
+    rig.note(f"the longest call took {max(call.ms for call in load.calls) / 1000:.1f} s")

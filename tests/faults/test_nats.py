@@ -5,10 +5,10 @@ import asyncio
 import pytest
 
 from tests.conftest import NatsServer
-from tests.faults.rig import FUNCTION, SPEC, Rig
+from tests.faults.rig import FUNCTION, LONG, SPEC, Rig
 
 
-@pytest.mark.parametrize("away_s", [1.0, 5.0])
+@pytest.mark.parametrize("away_s", [1.0, 30.0 if LONG else 4.0])
 async def test_warm_functions_do_not_notice_that_nats_is_away(
     rig: Rig, nats_server: NatsServer, away_s: float
 ) -> None:
@@ -19,9 +19,29 @@ async def test_warm_functions_do_not_notice_that_nats_is_away(
         await asyncio.sleep(away_s)
         await load.answered(25)
         nats_server.start()
+        back = rig.clock()
+        revision = await rig.apply("route", "after", {"function": "after", "path": "/after"})
+        await rig.status("after", "active", revision, kind="route")
+        rig.note(f"a route is in force {rig.clock() - back:.2f} s after NATS is back")
+        await rig.deploy("after", "hello")
+        rig.note(f"a function is in force {rig.clock() - back:.2f} s after NATS is back")
+        await load.answered(25)
+    assert load.failed() == []
+
+
+async def test_a_nats_that_stutters_as_on_a_slow_disk_costs_time_and_nothing_else(
+    rig: Rig, nats_server: NatsServer
+) -> None:
+    terms = len(rig.events("leader-elected"))
+    async with rig.load().running() as load:
+        for _ in range(50 if LONG else 8):
+            with nats_server.frozen():
+                await load.answered(25)
+            await load.answered(5)
         await rig.deploy("after", "hello")
         await load.answered(25)
     assert load.failed() == []
+    assert len(rig.events("leader-elected")) == terms
 
 
 async def test_a_nats_that_lost_its_data_ends_nothing_that_serves(

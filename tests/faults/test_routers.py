@@ -2,6 +2,7 @@
 
 import asyncio
 
+from tests.conftest import NatsServer
 from tests.faults.rig import Rig
 
 
@@ -32,7 +33,9 @@ async def _back(rig: Rig, name: str) -> float:
     return asyncio.get_running_loop().time()
 
 
-async def test_a_rolling_restart_of_everything_fails_no_request(rig: Rig) -> None:
+async def test_a_rolling_restart_of_everything_fails_no_request(
+    rig: Rig, nats_server: NatsServer
+) -> None:
     async with rig.load().running() as load:
         await load.answered(50)
         everyone = load.routers
@@ -47,4 +50,8 @@ async def test_a_rolling_restart_of_everything_fails_no_request(rig: Rig) -> Non
             assert await rig.stop(name) == 0
             await rig.run(name)
             await load.answered(25)
+        nats_server.stop()
+        nats_server.start()
+        await load.answered(25)
     assert load.failed() == []
+    assert load.refused == [] or {one.status for one in load.refused} == {503}

@@ -1,6 +1,9 @@
 import asyncio
 import socket
 import subprocess
+from urllib.parse import urlsplit
+
+import pytest
 
 from wasmfn import natsserver
 from wasmfn.keys import ensure_keys
@@ -27,7 +30,7 @@ def test_the_port_is_that_of_last_time_unless_it_is_taken(tmp_path):
 async def test_the_real_server_takes_the_configuration_and_asks_for_the_token(tmp_path):
     place = layout(tmp_path)
     port = natsserver.choose_port(place)
-    natsserver.configure(place, port)
+    health = natsserver.configure(place, port)
     server = await asyncio.create_subprocess_exec(
         natsserver.executable(), "-c", natsserver.config_file(place), stderr=subprocess.DEVNULL
     )
@@ -48,6 +51,35 @@ async def test_the_real_server_takes_the_configuration_and_asks_for_the_token(tm
             )
             assert await reader.readline() == b"PONG\r\n"
             writer.close()
+            assert await natsserver.cannot_store(health) == ""
+            where = urlsplit(health)
+            reader, writer = await asyncio.open_connection(where.hostname, where.port)
+            writer.write(b"GET /connz HTTP/1.0\r\n\r\n")
+            assert b"404" in await reader.readline(), "only who knows the path is told anything"
+            writer.close()
     finally:
         server.terminate()
         await server.wait()
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ('{"status":"ok"}', ""),
+        ('{"status":"unavailable","error":"JetStream is not current with the meta leader"}', ""),
+        ('{"error":"JetStream stream A write error: no space left"}', "no space left"),
+        ("[]", ""),
+        ("what?", ""),
+    ],
+)
+async def test_only_a_server_that_says_that_it_cannot_write_counts_as_one(answer, expected):
+    async def answering(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.0 503 X\r\n\r\n{answer}".encode())
+        writer.close()
+
+    async with await asyncio.start_server(answering, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        said = await natsserver.cannot_store(f"http://127.0.0.1:{port}/x/healthz")
+    assert (expected in said) if expected else not said
+    assert await natsserver.cannot_store(f"http://127.0.0.1:{port}/x/healthz") == ""
