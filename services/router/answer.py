@@ -21,6 +21,8 @@ class AnswerHead:
         self.status = status
         self.headers = headers
         """Names in lower case."""
+        self.is_known = False
+        """It was passed on before, with a body of its length, to a client that asked for one."""
 
     @cached_property
     def answer(self) -> Answer:
@@ -44,20 +46,18 @@ def front(status: int, headers: Iterable[Header]) -> bytes:
 
 
 def answer_head(
-    begin: bytes, common: bytes, request_id: str, *, chunked: bool, close: bool
+    begin: bytes, common: bytes, request_line: bytes, *, chunked: bool, close: bool
 ) -> bytes:
     """Return the head of an answer to a client, with its end.
 
     Args:
         begin: its `front`.
         common: the lines that stand in every answer.
-        request_id: ties it to its request.
+        request_line: ties it to its request.
         chunked: the body comes in chunks.
         close: the connection's last answer.
     """
     end = b"connection: close\r\n" if close else b""
     if chunked:
         end += b"transfer-encoding: chunked\r\n"
-    return b"".join(
-        (begin, common, b"x-request-id: ", request_id.encode("ascii"), b"\r\n", end, b"\r\n")
-    )
+    return b"".join((begin, common, request_line, end, b"\r\n"))

@@ -15,11 +15,11 @@ from time import perf_counter
 from typing import Concatenate, ParamSpec, TypeVar
 
 from schemas.endpoints import Endpoint
-from services.router.admission import Admitted
+from services.router.admission import Admitted, Head
 from services.router.answer import AnswerHead
 from services.router.choice import Candidate, Cause
 from services.router.coldstart import ColdStart, cold_start_event
-from services.router.framing import chunk, header_lines, id_lines, parameter_headers, with_token
+from services.router.framing import chunk, with_token
 from services.router.limits import answer_deadline_s
 from services.router.metrics import NOBODY
 from services.router.problems import Problem
@@ -27,6 +27,7 @@ from services.router.request import Client, Request
 from services.router.retry import NOT_EXECUTED, Failure, cause_of, may_retry, problem_of
 from services.router.slots import Grant, no_room
 from services.router.table import Key
+from services.router.tracing import Trace
 from services.router.upload import Upload
 from services.router.upstream import ConnectFailed, Connection
 from services.router.workings import Workings
@@ -53,12 +54,12 @@ class Call(ABC):
 
     # What most calls never need is not set for each: a third of what making one costs.
     parked_at = 0.0
+    _began = 0.0
     _key: Key = NOBODY
     _body_complete = False
     _reading = False
     """The client is read before a slot is taken."""
     _upload: Upload | None = None
-    _head = b""
     _silence_s = 0.0
     _unanswered = 0
     _parked = False
@@ -72,15 +73,28 @@ class Call(ABC):
     _timer: asyncio.TimerHandle | None = None
     _connecting: asyncio.Task[None] | None = None
 
-    def __init__(self, workings: Workings, client: Client, request: Request) -> None:
-        self.request_id = request.trace.request_id
+    def __init__(
+        self,
+        workings: Workings,
+        client: Client,
+        request: Request,
+        verdict: Admitted | Problem,
+        trace: Trace,
+    ) -> None:
+        """Take what it is; `request` is a `Head` if `verdict` lets it in."""
         self.keep_alive = request.keep_alive
         self._workings = workings
         self._client = client
         self._request = request
-        self._began = 0.0
+        self._verdict = verdict
+        self._trace = trace
         self._pieces: list[bytes] = []
         """What is held of the request's body."""
+
+    @property
+    def request_id(self) -> str:
+        """Ties whatever this sets off to the request."""
+        return self._trace.request_id
 
     # What the rest of the invocation does.
 
@@ -200,41 +214,32 @@ class Call(ABC):
 
     def _send(self, connection: Connection) -> None:
         """Send the request, or begin to: the upload does what is left."""
-        verdict = self._request.verdict
-        candidate = self._candidate
+        head = self._request
+        verdict = self._verdict
+        assert isinstance(head, Head)  # noqa: S101 - else it was refused
         assert isinstance(verdict, Admitted)  # noqa: S101 - else it was refused
-        assert candidate is not None  # noqa: S101 - it was chosen
-        method = verdict.head.method
-        if not self._head:
-            self._head = self._request_head(verdict)
-            self._silence_s = answer_deadline_s(verdict.function.timeout_s, self._workings.limits)
         if self._cold is not None:
             self._sent_at = perf_counter()
         self._connection = connection
         self._reused = connection.reused
-        chunked = verdict.head.incoming.length == "chunked"
-        token = candidate.endpoint.token
+        silence_s = answer_deadline_s(verdict.function.timeout_s, self._workings.limits)
+        self._silence_s = silence_s
+        front, chained = head.outgoing
+        incoming = head.incoming
+        origin = self._client.origin_lines(incoming.host, chained)
+        trace = self._trace
+        lines = (front, origin, trace.request_line, trace.parent_line, verdict.parameters)
+        chunked = incoming.length == "chunked"
         if not self._body_complete:
-            connection.start(self, method, with_token(self._head, token, ask=True))
-            self._upload = Upload(self, connection, self._pieces, self._silence_s, chunked=chunked)
+            data = with_token(b"".join(lines), connection.endpoint.token, ask=True)
+            connection.start(self, head.method, data)
+            self._upload = Upload(self, connection, self._pieces, silence_s, chunked=chunked)
             return
         body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         if chunked:
             body = chunk(body) + chunk(b"") if body else chunk(b"")
-        connection.call(self, method, with_token(self._head, token) + body, self._silence_s)
-
-    def _request_head(self, verdict: Admitted) -> bytes:
-        head, match = verdict.head, verdict.match
-        trace = self._request.trace
-        front, chained = head.outgoing
-        lines = (
-            front
-            + self._client.origin_lines(head.incoming.host, chained)
-            + id_lines(trace.request_id, trace.traceparent)
-        )
-        if match.values:
-            lines += header_lines(parameter_headers(match.route.parameters, match.values))
-        return lines
+        data = b"".join((*lines, connection.last_lines, body))
+        connection.call(self, head.method, data, silence_s)
 
     def _fail(self, failure: Failure) -> None:
         """Make the call again, or say that it failed."""

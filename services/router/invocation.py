@@ -18,17 +18,18 @@ import logging
 from time import perf_counter
 from typing import Final
 
-from services.router.admission import too_large, too_slow
+from services.router.admission import Admitted, Head, too_large, too_slow
 from services.router.answer import AnswerHead
 from services.router.call import Call, guarded
 from services.router.limits import REPLAY_BYTES
 from services.router.problems import Problem
-from services.router.reply import Reply, TooLong, whole_answer, write_problem
+from services.router.reply import Reply, TooLong, write_problem
 from services.router.retry import REASONS, Failure
 from services.router.state import Function
 
 log = logging.getLogger(__name__)
 
+_END: Final = b"\r\n"
 _GONE: Final = 499
 """The status that is counted for a client that left before its answer, as nginx does."""
 
@@ -57,22 +58,24 @@ class Invocation(Call):
 
         Without `body`, that is still to come, or came while this waited for its turn.
         """
+        self._began = perf_counter()
         try:
-            self._start(body)
+            if body is not None:
+                self._pieces.append(body)
+                self._size = len(body)
+                self._body_complete = True
+            self._judged(self._verdict)
         except Exception as error:  # noqa: BLE001 - it is told
             self.crash(error)
 
-    def _start(self, body: bytes | None) -> None:
-        self._began = perf_counter()
-        if body is not None:
-            self._pieces.append(body)
-            self._size = len(body)
-            self._body_complete = True
-        verdict = self._request.verdict
+    def _judged(self, verdict: Admitted | Problem) -> None:
+        """Read the body, if there is one to be read, or go on without."""
+        head = self._request
         if isinstance(verdict, Problem):
             self.refuse(verdict)
             return
-        incoming = verdict.head.incoming
+        assert isinstance(head, Head)  # noqa: S101 - it was let in
+        incoming = head.incoming
         function = self._function = verdict.function
         self._key = function.key
         limits = self._workings.limits
@@ -159,26 +162,22 @@ class Invocation(Call):
     # What the connection to the instance calls.
 
     def on_head(self, head: AnswerHead, data: bytes, ended: bool) -> None:
-        if not (ended and self._pass_on_whole(head, data)):
+        if ended and head.is_known and self.keep_alive and self._cold is None:
+            self._pass_on_known(head, data)
+        else:
             self._begin_reply(head, data, ended)
 
-    def _pass_on_whole(self, head: AnswerHead, data: bytes) -> bool:
-        """Pass on an answer that is here in one piece, as most are; False if it needs more care."""
-        if head.status == 421 or self._cold is not None:
-            return False
+    def _pass_on_known(self, head: AnswerHead, data: bytes) -> None:
+        """Pass on an answer that is here in one piece, as most are, with no decision left open."""
+        client = self._client
         try:
-            whole = whole_answer(self._client, self._request, head, data, close=not self.keep_alive)
-            if whole is None:
-                return False
             self._connection = None
-            self._client.write(whole)
+            client.write(
+                b"".join((head.front, client.common_lines(), self._trace.request_line, _END, data))
+            )
             self._finish(head.status)
-        except ValueError:
-            # It must not be passed on.
-            return False
         except Exception as error:  # noqa: BLE001 - it is told
             self.crash(error)
-        return True
 
     @guarded
     def _begin_reply(self, head: AnswerHead, data: bytes, ended: bool) -> None:
@@ -186,7 +185,8 @@ class Invocation(Call):
         assert connection is not None  # noqa: S101 - it is what calls
         failure: Failure | None = None
         try:
-            reply = Reply(self._client, self._request, head, close=not self.keep_alive)
+            close = not self.keep_alive
+            reply = Reply(self._client, self._request, self._trace, head, close=close)
             # Without a token it is no keeper that answers, whatever it says.
             if head.status == 421 and connection.endpoint.token:
                 failure = REASONS.get(head.answer.reason)
@@ -261,7 +261,7 @@ class Invocation(Call):
             self.break_off()
             return
         self.keep_alive = self.keep_alive and not problem.close
-        write_problem(self._client, self._request, problem, close=not self.keep_alive)
+        write_problem(self._client, self._request, self._trace, problem, close=not self.keep_alive)
         self._end(problem.status)
         self._client.on_answered(self.keep_alive)
 

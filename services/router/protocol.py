@@ -31,7 +31,7 @@ from services.router.heads import END
 from services.router.invocation import Invocation
 from services.router.problems import Problem, encode
 from services.router.request import Request
-from services.router.tracing import Trace, fresh_trace, read_trace
+from services.router.tracing import fresh_trace, read_trace
 from services.router.workings import Workings
 
 _MAX_HEADERS: Final = 100
@@ -150,8 +150,10 @@ class ClientConnection(HttpToolsProtocol):
         elif self._in_body:
             # Answered early: the rest is read for a while, so that the answer gets through.
             self._deadline.within(_LINGER_S)
-        else:
+        elif self._in_head:
             self._await_request()
+        else:
+            self._deadline.within(self.limits.keep_alive_s)
 
     def abort(self) -> None:
         """Break the connection, so that what was sent cannot pass for a complete answer."""
@@ -190,9 +192,17 @@ class ClientConnection(HttpToolsProtocol):
         if self._deaf:
             return
         workings = self.workings
-        fresh = not (self._in_head or self._in_body) and self._is_quiet()
-        if fresh and workings is not None and self._serve_known(workings, data):
-            return
+        cycle = self.cycle
+        fresh = not (self._in_head or self._in_body) and (cycle is None or cycle.response_complete)
+        if fresh and workings is not None:
+            end = data.find(END) + len(END)
+            head = workings.heads.known.get(data[:end])
+            if (
+                head is not None
+                and len(data) == end + head.incoming.length  # type: ignore[operator]  # not chunked
+                and self._serve_known(workings, head, data[end:])
+            ):
+                return
         self._fruitless += len(data)
         try:
             self.parser.feed_data(data)
@@ -257,11 +267,8 @@ class ClientConnection(HttpToolsProtocol):
             self._refuse(Problem(501, detail, close=True))
             return
         self._in_body = True
-        request = self._read_head() if self.workings is not None else None
-        if request is None:
+        if self.workings is None or not self._invoke(self.workings):
             self._hand_over()
-        else:
-            self._invoke(request)
         if upgrade:
             # An offer that we ignore, as we may (RFC 9110, section 7.8).
             self.cycle.keep_alive = False
@@ -289,40 +296,33 @@ class ClientConnection(HttpToolsProtocol):
         if self._is_quiet():
             self._await_request()
 
-    def _read_head(self) -> Request | None:
-        """Return the request whose head is here, None if it is no plain invocation."""
+    def _invoke(self, workings: Workings) -> bool:
+        """Begin a plain invocation, or let it wait for its turn; False if the request is none.
+
+        Its body is still to come.
+        """
         parser = self.parser
         version = parser.get_http_version()
         method = parser.get_method().decode("ascii")
         keep_alive = version != "1.0" and parser.should_keep_alive()
         # A fragment is not for servers (RFC 9110, section 4.2.5).
         target = self.url.partition(b"#")[0] if b"#" in self.url else self.url
-        trace = read_trace(self.headers)
-        try:
-            head = read_head(version, method, target, self.headers, keep_alive=keep_alive)
-        except Refused as refused:
-            return Request(method, version, keep_alive, trace, refused.problem)
-        self._head = head
-        request = None if head is None else self._judge(head, trace)
-        if request is None or _is_plain(request):
-            return request
-        self._head = None
-        return None
-
-    def _judge(self, head: Head, trace: Trace) -> Request:
-        assert self.workings is not None  # noqa: S101 - else no head is read
+        request = Request(method, version, keep_alive)
         verdict: Admitted | Problem
         try:
-            verdict = admit(self.workings.state, head)
+            head = read_head(version, method, target, self.headers, keep_alive=keep_alive)
+            if head is None:
+                return False
+            request = self._head = head
+            verdict = admit(workings.state, head)
         except Refused as refused:
             verdict = refused.problem
-        return Request(head.method, head.version, head.keep_alive, trace, verdict)
-
-    def _invoke(self, request: Request) -> None:
-        """Begin an invocation, or let it wait for its turn. Its body is still to come."""
-        assert self.workings is not None  # noqa: S101 - else no head is read
+        else:
+            if not verdict.is_plain:
+                self._head = None
+                return False
         quiet = self._is_quiet()
-        invocation = Invocation(self.workings, self, request)
+        invocation = Invocation(workings, self, request, verdict, read_trace(self.headers))
         self.cycle = invocation  # type: ignore[assignment]  # it stands in for uvicorn's
         if quiet:
             self._turn = invocation
@@ -330,22 +330,24 @@ class ClientConnection(HttpToolsProtocol):
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((invocation, self.app))  # type: ignore[arg-type]  # the same
+        return True
 
-    def _serve_known(self, workings: Workings, data: bytes) -> bool:
-        """Serve a whole request whose head is known. False if `data` is none."""
-        end = data.find(END) + len(END)
-        head = workings.heads.known.get(data[:end])
-        if head is None or len(data) != end + head.incoming.length:  # type: ignore[operator]  # not chunked
-            return False
-        request = self._judge(head, fresh_trace())
-        if not _is_plain(request):
-            return False
+    def _serve_known(self, workings: Workings, head: Head, body: bytes) -> bool:
+        """Serve a whole request whose head is known. False if it is no plain invocation now."""
+        verdict: Admitted | Problem
+        try:
+            verdict = admit(workings.state, head)
+        except Refused as refused:
+            verdict = refused.problem
+        else:
+            if not verdict.is_plain:
+                return False
         # The parser stands between two requests, and stays there.
         self._deadline.clear()
-        invocation = Invocation(workings, self, request)
+        invocation = Invocation(workings, self, head, verdict, fresh_trace())
         self.cycle = invocation  # type: ignore[assignment]  # it stands in for uvicorn's
         self._turn = invocation
-        invocation.start(data[end:])
+        invocation.start(body)
         return True
 
     def _learn(self, workings: Workings, head: Head, data: bytes) -> None:
@@ -504,11 +506,6 @@ class ClientConnection(HttpToolsProtocol):
             self.cycle.on_stall()
         else:
             self.transport.abort()
-
-
-def _is_plain(request: Request) -> bool:
-    """Whether the request is answered by callbacks: refused, or of a route that asks nothing."""
-    return isinstance(request.verdict, Problem) or request.verdict.is_plain
 
 
 def client_protocol(limits: ClientLimits, workings: Workings | None) -> type[ClientConnection]:

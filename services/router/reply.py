@@ -7,6 +7,7 @@ from services.router.framing import chunk
 from services.router.limits import HTTP10_BYTES
 from services.router.problems import Problem, encode
 from services.router.request import Client, Request
+from services.router.tracing import Trace
 
 
 class TooLong(Exception):
@@ -16,7 +17,9 @@ class TooLong(Exception):
 class Reply:
     """An answer on its way to the client. It is begun at most once."""
 
-    def __init__(self, client: Client, request: Request, head: AnswerHead, *, close: bool) -> None:
+    def __init__(
+        self, client: Client, request: Request, trace: Trace, head: AnswerHead, *, close: bool
+    ) -> None:
         """Take where it goes, what it answers, its head, and whether the connection ends with it.
 
         Raises:
@@ -25,7 +28,7 @@ class Reply:
         answer = head.answer
         self.status = answer.status
         self._client = client
-        self._request = request
+        self._request_line = trace.request_line
         self._front = head.front
         self._close = close
         self._bodiless = request.method == "HEAD" or answer.status in (204, 304)
@@ -64,7 +67,7 @@ class Reply:
         self._head = answer_head(
             self._front,
             self._client.common_lines(),
-            self._request.trace.request_id,
+            self._request_line,
             chunked=self._chunked,
             close=self._close,
         )
@@ -84,30 +87,17 @@ class Reply:
         return self._client.write(self._head + b"".join(pieces))
 
 
-def whole_answer(
-    client: Client, request: Request, head: AnswerHead, data: bytes, *, close: bool
-) -> bytes | None:
-    """Return an answer of which all is here, None if it takes more than to put it together.
-
-    Raises:
-        ValueError: it must not be passed on.
-    """
-    if head.length < 0 or request.method == "HEAD":
-        return None
-    return (
-        answer_head(
-            head.front, client.common_lines(), request.trace.request_id, chunked=False, close=close
-        )
-        + data
-    )
-
-
-def write_problem(client: Client, request: Request, problem: Problem, *, close: bool) -> None:
+def write_problem(
+    client: Client, request: Request, trace: Trace, problem: Problem, *, close: bool
+) -> None:
     """Answer `problem`, whole."""
-    request_id = request.trace.request_id
-    headers, body = encode(problem, request_id)
+    headers, body = encode(problem, trace.request_id)
     kept = [header for header in headers if header[0] not in (b"x-request-id", b"connection")]
     head = answer_head(
-        front(problem.status, kept), client.common_lines(), request_id, chunked=False, close=close
+        front(problem.status, kept),
+        client.common_lines(),
+        trace.request_line,
+        chunked=False,
+        close=close,
     )
     client.write(head if request.method == "HEAD" else head + body)

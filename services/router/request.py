@@ -1,24 +1,18 @@
-"""A request as its connection hands it to an invocation, and what that wants of the connection."""
+"""What an invocation knows of its request besides the verdict, and wants of its connection."""
 
 from typing import Protocol
 
 import msgspec
 
-from services.router.admission import Admitted
-from services.router.problems import Problem
-from services.router.tracing import Trace
 
-
-class Request(msgspec.Struct, frozen=True, gc=False):
-    """A request whose head is read and judged."""
+class Request(msgspec.Struct):
+    """A request whose head is read, as far as every answer needs it."""
 
     method: str
     version: str
     """"1.0" or "1.1"."""
     keep_alive: bool
     """The connection may serve another request."""
-    trace: Trace
-    verdict: Admitted | Problem
 
 
 class Client(Protocol):

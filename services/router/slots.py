@@ -52,9 +52,12 @@ class Grant(msgspec.Struct, frozen=True):
 class Waiter(Protocol):
     """A parked request. It is told one of the two, once, unless it leaves before."""
 
-    request_id: str
     parked_at: float
     """On `perf_counter`, as are all times that are told to people."""
+
+    @property
+    def request_id(self) -> str:
+        """Ties whatever this sets off to the request."""
 
     def on_grant(self, grant: Grant) -> None:
         """It has a slot now."""

@@ -13,14 +13,26 @@ import msgspec
 
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:~-]{0,127}\Z")
 _TRACEPARENT: Final = re.compile(rb"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}\Z")
+_REQUEST_NAME: Final = b"x-request-id: "
+_PARENT_NAME: Final = b"traceparent: "
 _HEX_ID: Final = re.compile(r"[0-9a-f]{32}\Z")
 
 
-class Trace(msgspec.Struct, frozen=True):
-    """A request's ids."""
+class Trace(msgspec.Struct, frozen=True, gc=False):
+    """A request's ids, as the header lines that they are needed as for every request."""
 
-    request_id: str
-    traceparent: str
+    request_line: bytes
+    parent_line: bytes
+
+    @property
+    def request_id(self) -> str:
+        """The value of `x-request-id`."""
+        return self.request_line[len(_REQUEST_NAME) : -2].decode("ascii")
+
+    @property
+    def traceparent(self) -> str:
+        """The value of `traceparent`."""
+        return self.parent_line[len(_PARENT_NAME) : -2].decode("ascii")
 
 
 def read_trace(headers: Iterable[tuple[bytes, bytes]]) -> Trace:
@@ -45,11 +57,18 @@ def read_trace(headers: Iterable[tuple[bytes, bytes]]) -> Trace:
             traceparent = f"00-{request_id}-{fresh.request_id[:16]}-00"
         else:
             traceparent = fresh.traceparent
-    return Trace(request_id, traceparent)
+    return Trace(
+        b"%b%b\r\n" % (_REQUEST_NAME, request_id.encode("ascii")),
+        b"%b%b\r\n" % (_PARENT_NAME, traceparent.encode("ascii")),
+    )
 
 
 def fresh_trace() -> Trace:
     """Return the ids of a request that brings none."""
     # Ids are no secrets. One draw of the generator is a fifth of two calls of the system.
-    digits = getrandbits(192).to_bytes(24, "big").hex()
-    return Trace(digits[:32], f"00-{digits[:32]}-{digits[32:]}-00")
+    digits = getrandbits(192).to_bytes(24, "big").hex().encode("ascii")
+    trace_id = digits[:32]
+    return Trace(
+        b"x-request-id: %b\r\n" % trace_id,
+        b"traceparent: 00-%b-%b-00\r\n" % (trace_id, digits[32:]),
+    )

@@ -23,7 +23,7 @@ import httptools
 from schemas.endpoints import Endpoint
 from services.router.answer import AnswerHead
 from services.router.deadline import Deadline
-from services.router.framing import Header
+from services.router.framing import Header, with_token
 from services.router.heads import END, Heads
 from services.router.retry import Failure
 
@@ -68,8 +68,12 @@ class Connection(asyncio.Protocol):
         self.writable = True
         self.idle_since = 0.0
         self._pool = pool
-        self._transport: asyncio.Transport | None = None
+        self.transport: asyncio.Transport | None = None
+        """None before it is open, and once it is closed."""
         self._parser = httptools.HttpResponseParser(self)
+        self._known = pool.heads.known
+        self.last_lines = with_token(b"", endpoint.token)
+        """What ends the head of every request."""
         self._receiver: Receiver | None = None
         self._fresh = True
         """Nothing of the present answer has come, and it may be one that is known."""
@@ -97,7 +101,7 @@ class Connection(asyncio.Protocol):
     @property
     def usable(self) -> bool:
         """Whether a request may be started on it."""
-        return self._transport is not None and not self._transport.is_closing()
+        return self.transport is not None and not self.transport.is_closing()
 
     def call(self, receiver: Receiver, method: str, data: bytes, within_s: float) -> None:
         """Make a request; `data` is all of it. Something of the answer must come in time."""
@@ -106,8 +110,8 @@ class Connection(asyncio.Protocol):
         self._fresh = not self._head_only
         self._request_sent = True
         self._deadline.within(within_s)
-        if self._transport is not None:
-            self._transport.write(data)
+        if self.transport is not None:
+            self.transport.write(data)
 
     def start(self, receiver: Receiver, method: str, data: bytes) -> None:
         """Begin a request; `data` is its head and what there is of its body."""
@@ -115,13 +119,13 @@ class Connection(asyncio.Protocol):
         self._head_only = method == "HEAD"
         self._fresh = not self._head_only
         self._request_sent = False
-        if self._transport is not None:
-            self._transport.write(data)
+        if self.transport is not None:
+            self.transport.write(data)
 
     def send(self, data: bytes) -> None:
         """Write on the request's body, framed by the caller."""
-        if self._receiver is not None and self._transport is not None:
-            self._transport.write(data)
+        if self._receiver is not None and self.transport is not None:
+            self.transport.write(data)
 
     def finish(self) -> None:
         """Say that the request is sent whole. Without this the connection is not reused."""
@@ -136,15 +140,15 @@ class Connection(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """Stop reading the answer, which stops the instance by TCP."""
-        if self.usable and self._transport is not None and not self._paused:
+        if self.usable and self.transport is not None and not self._paused:
             self._paused = True
-            self._transport.pause_reading()
+            self.transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Read on."""
-        if self.usable and self._transport is not None and self._paused:
+        if self.usable and self.transport is not None and self._paused:
             self._paused = False
-            self._transport.resume_reading()
+            self.transport.resume_reading()
 
     def abandon(self) -> None:
         """Drop the call: nobody waits for its answer any more."""
@@ -154,23 +158,31 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """Close the connection at once."""
         self._deadline.stop()
-        if self._transport is not None:
-            self._transport.abort()
+        if self.transport is not None:
+            self.transport.abort()
 
     # What the event loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]  # a stream's transport
+        self.transport = transport  # type: ignore[assignment]  # a stream's transport
 
-    def data_received(self, data: bytes) -> None:
-        if self._receiver is None:
+    def data_received(self, data: bytes) -> None:  # noqa: C901 - calls cost more than branches
+        receiver = self._receiver
+        if receiver is None:
             # Bytes that no request asked for: whose answer would they be?
             self._pool.forget(self)
             self.close()
             return
-        first, self._fresh = self._fresh, False
-        if first and self._tell_known(self._receiver, data):
-            return
+        if first := self._fresh:
+            self._fresh = False
+            end = data.find(END) + len(END)
+            head = self._known.get(data[:end])
+            if head is not None and len(data) == end + head.length:
+                # A whole answer. The parser stands between two of them, and stays there.
+                self._keep_alive = True
+                self._release()
+                receiver.on_head(head, data[end:], True)
+                return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
@@ -186,7 +198,7 @@ class Connection(asyncio.Protocol):
                 return
             if self._continued:
                 self._continued = False
-                self._receiver.on_continue()
+                receiver.on_continue()
         elif self._pieces or self._ended or not self._head_told:
             if first and self._ended:
                 self._learn(data)
@@ -199,7 +211,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._pool.forget(self)
-        self._transport = None
+        self.transport = None
         self._fail("closed")
 
     def pause_writing(self) -> None:
@@ -273,43 +285,43 @@ class Connection(asyncio.Protocol):
         else:
             receiver.on_head(head, data, ended)
 
-    def _tell_known(self, receiver: Receiver, data: bytes) -> bool:
-        """Tell of a whole answer whose head is known. False if `data` is none."""
-        end = data.find(END) + len(END)
-        head = self._pool.heads.known.get(data[:end])
-        if head is None or len(data) != end + head.length:
-            return False
-        # The parser stands between two answers, and stays there.
-        self._keep_alive = True
-        self._release()
-        receiver.on_head(head, data[end:], True)
-        return True
-
     def _learn(self, data: bytes) -> None:
         """Remember the head of an answer that came in one piece, to know it again."""
         end = data.find(END) + len(END)
         head = AnswerHead(self._status, self._headers)
         with contextlib.suppress(ValueError):
             if self._keep_alive and not self._broken and len(data) == end + head.length:
+                head.is_known = head.status != 421
                 self._pool.heads.learn(data[:end], head)
 
     def _release(self) -> None:
         """Make ready for the next call, or close if there can be none."""
         self._receiver = None
         self._deadline.clear()
-        if not (self._request_sent and self._keep_alive and not self._broken and self.usable):
+        transport = self.transport
+        if (
+            transport is None
+            or transport.is_closing()
+            or not (self._request_sent and self._keep_alive)
+            or self._broken
+        ):
             self.close()
             return
+        if self._status:
+            self._forget_answer()
+        self.reused = True
+        self._pool.put(self)
+
+    def _forget_answer(self) -> None:
+        """Let the parser begin anew."""
         if self._head_only:
             # llhttp knows no HEAD: it still waits for the body that was announced.
             self._parser = httptools.HttpResponseParser(self)
-        self.reused = True
         self._status = self._head_bytes = self._head_pieces = 0
         self._headers = []
         self._head_told = self._ended = False
         if self._paused:
             self.resume_reading()
-        self._pool.put(self)
 
     def _fail(self, failure: Failure) -> None:
         receiver, self._receiver = self._receiver, None
@@ -340,7 +352,8 @@ class Pool:
         idle = self._idle.get(endpoint.instance)
         while idle:
             connection = idle.pop()
-            if connection.usable:
+            transport = connection.transport
+            if transport is not None and not transport.is_closing():
                 return connection
         return None
 
@@ -369,7 +382,11 @@ class Pool:
     def put(self, connection: Connection) -> None:
         """Keep a connection for the next request to its instance."""
         connection.idle_since = self.loop.time()
-        self._idle.setdefault(connection.endpoint.instance, []).append(connection)
+        instance = connection.endpoint.instance
+        idle = self._idle.get(instance)
+        if idle is None:
+            idle = self._idle[instance] = []
+        idle.append(connection)
         if self._sweeper is None:
             self._sweeper = self.loop.call_later(self._idle_s / 2, self._sweep)
 
