@@ -52,13 +52,14 @@ def read_activity(
 ) -> Activity:
     """Return what this router has at this moment; functions without any are left out."""
     parked = dict(slots.lot.functions())
+    in_flight = slots.in_flight
     return Activity(
         router,
         [
             FunctionActivity(
-                *key, slots.in_flight.get(key, 0), parked.get(key, 0), served.get(key, 0)
+                *key, in_flight.get(key, 0), parked.get(key, 0), served.get(key, 0)
             )
-            for key in dict.fromkeys((*slots.in_flight, *parked, *served))
+            for key in dict.fromkeys((*in_flight, *parked, *served))
         ],
         sequence,
     )

@@ -59,21 +59,22 @@ class Invocation(Call):
         Without `body`, that is still to come, or came while this waited for its turn.
         """
         self._began = perf_counter()
+        verdict = self._verdict
         try:
             if body is not None:
                 self._pieces.append(body)
                 self._size = len(body)
                 self._body_complete = True
-            self._judged(self._verdict)
+            if isinstance(verdict, Problem):
+                self.refuse(verdict)
+            else:
+                self._admit(verdict)
         except Exception as error:  # noqa: BLE001 - it is told
             self.crash(error)
 
-    def _judged(self, verdict: Admitted | Problem) -> None:
+    def _admit(self, verdict: Admitted) -> None:
         """Read the body, if there is one to be read, or go on without."""
         head = self._request
-        if isinstance(verdict, Problem):
-            self.refuse(verdict)
-            return
         assert isinstance(head, Head)  # noqa: S101 - it was let in
         incoming = head.incoming
         function = self._function = verdict.function

@@ -35,7 +35,7 @@ from services.router.demand import Ask
 from services.router.metrics import Metrics
 from services.router.parking import Lot
 from services.router.problems import Problem
-from services.router.state import State
+from services.router.state import Fleet, State
 from services.router.table import Key
 
 _AGAIN_S: Final = (0.1, 5.0)
@@ -136,7 +136,6 @@ class Slots:
         """
         self.state = state
         self.lot = lot
-        self.in_flight: dict[Key, int] = {}
         self._router = router
         self._ask = ask
         self._metrics = metrics
@@ -144,8 +143,15 @@ class Slots:
         self._gone = gone
         self._park_s = park_s
         self._loop = asyncio.get_running_loop()
+        self._busy: dict[Key, Fleet] = {}
+        """Those with something in flight."""
         self._flights: dict[Key, _Flight] = {}
         self._alarms: dict[Key, asyncio.TimerHandle] = {}
+
+    @property
+    def in_flight(self) -> dict[Key, int]:
+        """Each function that has something in flight, with how much."""
+        return {function: fleet.in_flight for function, fleet in self._busy.items()}
 
     def take(self, function: Key) -> Candidate | None:
         """Return a slot if one is free and nobody waits for it."""
@@ -205,11 +211,11 @@ class Slots:
                 None if it was answered.
         """
         candidate.in_flight -= 1
-        left = self.in_flight.get(function, 0) - 1
-        if left > 0:
-            self.in_flight[function] = left
-        else:
-            self.in_flight.pop(function, None)
+        fleet = self._busy[function]
+        fleet.in_flight -= 1
+        if not fleet.in_flight:
+            del self._busy[function]
+            self.state.dismiss(function, fleet)
         if cause:
             self._eject(function, candidate, cause)
         elif cause is None and candidate.failures:
@@ -261,7 +267,9 @@ class Slots:
         )
         if candidate is not None:
             candidate.in_flight += 1
-            self.in_flight[function] = self.in_flight.get(function, 0) + 1
+            if not fleet.in_flight:
+                self._busy[function] = fleet
+            fleet.in_flight += 1
         return candidate
 
     def _eject(self, function: Key, candidate: Candidate, cause: Cause) -> None:

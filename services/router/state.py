@@ -59,12 +59,20 @@ class Function(msgspec.Struct, frozen=True):
 class Fleet:
     """The endpoints of one function."""
 
-    __slots__ = ("by_instance", "candidates", "turn")
+    __slots__ = ("candidates", "in_flight", "turn")
 
     def __init__(self) -> None:
         self.candidates: list[Candidate] = []
-        self.by_instance: dict[str, Candidate] = {}
+        self.in_flight = 0
+        """Of all its endpoints, also of those that are gone but not yet done."""
         self.turn = 0
+
+    def find(self, instance: str) -> Candidate | None:
+        """Return the endpoint of `instance`. There are few of them, and no index is less to keep."""
+        for candidate in self.candidates:
+            if candidate.endpoint.instance == instance:
+                return candidate
+        return None
 
 
 class State:
@@ -79,7 +87,7 @@ class State:
         self.fleets: dict[Key, Fleet] = {}
         self.dead_pods: Memory[str] = Memory()
         self.withdrawn: Memory[str] = Memory()
-        self._of_pod: dict[str, set[tuple[Key, str]]] = {}
+        self._of_pod: dict[str, set[Candidate]] = {}
 
     def candidates(self, function: Key) -> list[Candidate]:
         """Return the endpoints of `function`, usable or not."""
@@ -94,15 +102,14 @@ class State:
         fleet = self.fleets.get(function)
         if fleet is None:
             fleet = self.fleets[function] = Fleet()
-        known = fleet.by_instance.get(endpoint.instance)
-        if known is not None:
-            self._unlink(known.endpoint)
-            known.endpoint = endpoint
+        candidate = fleet.find(endpoint.instance)
+        if candidate is not None:
+            self._unlink(candidate)
+            candidate.endpoint = endpoint
         else:
             candidate = Candidate(endpoint)
-            fleet.by_instance[endpoint.instance] = candidate
             fleet.candidates.append(candidate)
-        self._of_pod.setdefault(endpoint.pod, set()).add((function, endpoint.instance))
+        self._of_pod.setdefault(endpoint.pod, set()).add(candidate)
         return True
 
     def withdraw(self, function: Key, instance: str) -> Candidate | None:
@@ -113,8 +120,11 @@ class State:
     def kill_pod(self, uid: str) -> list[Candidate]:
         """Take out every endpoint of a pod that is dead."""
         self.dead_pods.add(uid)
-        removed = [self._remove(*place) for place in tuple(self._of_pod.get(uid, ()))]
-        return [candidate for candidate in removed if candidate is not None]
+        removed = tuple(self._of_pod.get(uid, ()))
+        for candidate in removed:
+            endpoint = candidate.endpoint
+            self._remove((endpoint.namespace, endpoint.function), endpoint.instance)
+        return list(removed)
 
     def eject(self, candidate: Candidate, ejection: Ejection) -> None:
         """Leave an endpoint alone for a while, or, for good, drop it."""
@@ -127,21 +137,26 @@ class State:
 
     def _remove(self, function: Key, instance: str) -> Candidate | None:
         fleet = self.fleets.get(function)
-        candidate = fleet.by_instance.pop(instance, None) if fleet is not None else None
+        candidate = fleet.find(instance) if fleet is not None else None
         if fleet is None or candidate is None:
             return None
         fleet.candidates.remove(candidate)
-        if not fleet.candidates:
-            del self.fleets[function]
-        self._unlink(candidate.endpoint)
+        self.dismiss(function, fleet)
+        self._unlink(candidate)
         return candidate
 
-    def _unlink(self, endpoint: Endpoint) -> None:
-        places = self._of_pod.get(endpoint.pod)
-        if places is not None:
-            places.discard(((endpoint.namespace, endpoint.function), endpoint.instance))
-            if not places:
-                del self._of_pod[endpoint.pod]
+    def dismiss(self, function: Key, fleet: Fleet) -> None:
+        """Forget a fleet that has no endpoint and nothing in flight."""
+        if not (fleet.candidates or fleet.in_flight):
+            del self.fleets[function]
+
+    def _unlink(self, candidate: Candidate) -> None:
+        pod = candidate.endpoint.pod
+        members = self._of_pod.get(pod)
+        if members is not None:
+            members.discard(candidate)
+            if not members:
+                del self._of_pod[pod]
 
 
 def apply_active(state: State, subject: str, active: Active | None) -> list[Key]:
