@@ -22,16 +22,16 @@ import msgspec
 from keeper.answer import (
     Answer,
     BadRequestError,
-    Headers,
     Request,
     answer_of,
     invocation_of,
     refusal,
 )
 from keeper.call import Outcome
+from keeper.exchange import Exchange
 from keeper.loop import Stream
 from keeper.service import Reason, Service
-from schemas.control import INSTANCE_HEADER, REASON_HEADER, RUN_MS_HEADER
+from schemas.control import REASON_HEADER, RUN_MS_HEADER
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_TARGET_BYTES: Final = 16 * 1024
@@ -42,7 +42,6 @@ BODY_TIMEOUT_S: Final = 30.0
 IDLE_TIMEOUT_S: Final = 120.0
 LINGER_S: Final = 1.0
 
-_TOKEN_HEADER: Final = INSTANCE_HEADER.encode()
 _REASON_HEADER: Final = REASON_HEADER.encode()
 _RUN_HEADER: Final = RUN_MS_HEADER.encode()
 _MESSAGES: Final[dict[Reason, str]] = {
@@ -53,36 +52,14 @@ _MESSAGES: Final[dict[Reason, str]] = {
 _STATUS_LINES: Final = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
 
 
-class _Exchange:
-    """One request on a connection, from its first byte to its answer."""
-
-    __slots__ = (
-        "accept", "body", "complete", "expects", "head_bytes", "headers", "keep_alive", "method",
-        "refused", "request_id", "size", "target", "token",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.method = ""
-        self.target = b""
-        self.headers: Headers = []
-        self.head_bytes = 0
-        self.body: list[bytes] = []
-        self.size = 0
-        self.token = self.accept = self.request_id = b""
-        self.expects = False
-        self.complete = False
-        self.keep_alive = False
-        self.refused: Answer | None = None
-
-
 class Connection:
     """A client's connection. Requests that come early wait their turn (RFC 9112, 9.3.2)."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._parser = httptools.HttpRequestParser(self)
-        self._queue: deque[_Exchange] = deque()
-        self._incoming: _Exchange | None = None
+        self._queue: deque[Exchange] = deque()
+        self._incoming: Exchange | None = None
         self._head_done = True
         self._fruitless = 0  # bytes fed that neither completed a head nor held any of a body
         self._running = False
@@ -178,7 +155,7 @@ class Connection:
 
     def on_message_begin(self) -> None:
         """A request line begins."""
-        self._incoming = _Exchange()
+        self._incoming = Exchange()
         self._head_done = False
         self._fruitless = 0
         self._since = self._touched
@@ -193,29 +170,17 @@ class Connection:
         """Collect a header; the parser has checked its syntax."""
         if self._head_done:
             return  # a trailer: never merged into the head (RFC 9110, 6.5.1)
-        exchange = self._exchange()
-        name = name.lower()
-        exchange.head_bytes += len(name) + len(value)
-        exchange.headers.append((name, value))
-        if name == _TOKEN_HEADER:
-            exchange.token = value
-        elif name == b"accept":
-            exchange.accept = value
-        elif name == b"x-request-id":
-            exchange.request_id = value
-        elif name == b"expect":
-            exchange.expects = value.lower() == b"100-continue"
-            if not exchange.expects:
-                exchange.refused = refusal(417, "only `Expect: 100-continue` is understood")
-        elif name == b"content-length" and int(value) > self._service.serving.body_bytes:
-            exchange.refused = self._too_large()
+        self._exchange().take(name.lower(), value)
 
     def on_headers_complete(self) -> None:
         """Decide whether the request will be executed here."""
         exchange = self._exchange()
+        exchange.version = self._parser.get_http_version()
+        exchange.method = self._parser.get_method().decode("ascii")
+        if doubt := exchange.doubt(upgrade=self._parser.should_upgrade()):
+            raise BadRequestError(doubt)  # ends the parser: nothing behind it is a request
         self._head_done = True
         self._fruitless = 0
-        exchange.method = self._parser.get_method().decode("ascii")
         service = self._service
         if (reason := service.refuses(exchange.token)) is not None:
             exchange.refused = self._misdirected(reason)
@@ -227,6 +192,10 @@ class Connection:
             exchange.refused = refusal(431, "the request's head is too large")
         elif exchange.method == "CONNECT":
             exchange.refused = refusal(405, "CONNECT makes no sense here")
+        elif exchange.expects_more:
+            exchange.refused = refusal(417, "only `Expect: 100-continue` is understood")
+        elif exchange.length > service.serving.body_bytes:
+            exchange.refused = self._too_large()
         self._queue.append(exchange)
 
     def on_body(self, body: bytes) -> None:
@@ -246,14 +215,12 @@ class Connection:
         """The request is whole; it is answered when the parser has returned."""
         exchange = self._exchange()
         exchange.complete = True
-        exchange.keep_alive = (
-            self._parser.should_keep_alive() and self._parser.get_http_version() == "1.1"
-        )
+        exchange.keep_alive = self._parser.should_keep_alive() and exchange.version == "1.1"
         self._incoming = None
 
     # In between.
 
-    def _exchange(self) -> _Exchange:
+    def _exchange(self) -> Exchange:
         assert self._incoming is not None  # noqa: S101 -- the parser's order of callbacks
         return self._incoming
 
@@ -267,7 +234,8 @@ class Connection:
             if self._queue:
                 self._queue[-1].keep_alive = False
         except httptools.HttpParserError as error:
-            self._give_up(400, f"this is not HTTP/1.1: {error}", advance=False)
+            told = error.__context__ or error
+            self._give_up(400, f"this is not HTTP/1.1: {told}", advance=False)
         else:
             # The parser keeps an unfinished header or trailer to itself: count what it was fed.
             if self._incoming is not None and self._fruitless > 2 * MAX_HEAD_BYTES:
@@ -278,7 +246,7 @@ class Connection:
         self._closing = True
         exchange = self._queue[-1] if self._queue and not self._queue[-1].complete else None
         if exchange is None:
-            exchange = _Exchange()
+            exchange = Exchange()
             self._queue.append(exchange)
         self._release(exchange)
         exchange.refused = refusal(status, message)
@@ -308,7 +276,7 @@ class Connection:
             self._feed(b"".join(held))
             self._service.loop.call_soon(self._advance)
 
-    def _run(self, exchange: _Exchange) -> None:
+    def _run(self, exchange: Exchange) -> None:
         service = self._service
         body = exchange.body[0] if len(exchange.body) == 1 else b"".join(exchange.body)
         self._release(exchange)
@@ -328,7 +296,7 @@ class Connection:
             self._running = False
             self._respond(exchange, refusal(500, f"the call cannot be made: {error}"))
 
-    def _ended(self, exchange: _Exchange, outcome: Outcome) -> None:
+    def _ended(self, exchange: Exchange, outcome: Outcome) -> None:
         answer = answer_of(self._service.serving.program.interface, exchange.accept, outcome)
         if outcome.error is not None or outcome.stderr:
             self._service.report(
@@ -342,7 +310,7 @@ class Connection:
         if self._queue or self._held:
             self._service.loop.call_soon(self._advance)
 
-    def _respond(self, exchange: _Exchange, answer: Answer, extra: bytes = b"") -> None:
+    def _respond(self, exchange: Exchange, answer: Answer, extra: bytes = b"") -> None:
         head = [_STATUS_LINES.get(answer.status) or b"HTTP/1.1 %d Status\r\n" % answer.status]
         head += [b"%b: %b\r\n" % header for header in answer.headers]
         head.append(extra)
@@ -374,7 +342,7 @@ class Connection:
         else:
             self._transport.close()
 
-    def _release(self, exchange: _Exchange) -> None:
+    def _release(self, exchange: Exchange) -> None:
         self._service.buffered -= exchange.size
         exchange.size = 0
         exchange.body = []
