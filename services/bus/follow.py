@@ -55,6 +55,7 @@ async def follow(
                 async for update in _read(bus, stream, feed, held, resync_s):
                     pause_s = 0.0
                     yield update
+                    del update  # A snapshot would stay in memory until there is news.
             continue
         except FeedLost as lost:
             log.info("reading %s anew: %s", stream, lost)
@@ -74,9 +75,7 @@ async def _read(
 ) -> AsyncIterator[Update]:
     """Yield what one feed tells: all there is, or what differs, then changes for a while."""
     if held.created is None:
-        entries = [entry async for entry in feed.snapshot()]
-        held.restart(feed.created, entries)
-        yield Snapshot(tuple(entry for entry in entries if entry.payload))
+        yield await _first(feed, held)
     else:
         if held.created != feed.created:
             log.warning("the stream %s is another one now; what was told stands", stream)
@@ -86,6 +85,13 @@ async def _read(
             yield update
     async for update in _changes(feed, held, resync_s):
         yield update
+
+
+async def _first(feed: Feed, held: Held) -> Snapshot:
+    """Return all there is."""
+    entries = [entry async for entry in feed.snapshot()]
+    held.restart(feed.created, entries)
+    return Snapshot(tuple(entry for entry in entries if entry.payload))
 
 
 async def _compare(bus: Bus, stream: str, feed: Feed, held: Held) -> AsyncIterator[Update]:

@@ -56,9 +56,7 @@ def read_activity(
     return Activity(
         router,
         [
-            FunctionActivity(
-                *key, in_flight.get(key, 0), parked.get(key, 0), served.get(key, 0)
-            )
+            FunctionActivity(*key, in_flight.get(key, 0), parked.get(key, 0), served.get(key, 0))
             for key in dict.fromkeys((*in_flight, *parked, *served))
         ],
         sequence,

@@ -11,6 +11,7 @@ scheduler names it. Those memories are bounded; the oldest are forgotten.
 """
 
 from collections.abc import Hashable, Iterable
+from sys import intern
 from typing import Final, Generic, TypeVar
 
 import msgspec
@@ -24,6 +25,8 @@ from services.router.choice import FOREVER, Candidate, Ejection
 from services.router.table import Key, Table, compact
 
 _REMEMBERED: Final = 65_536
+_DEFAULTS: Final = Asynchronous()
+"""What most functions have, once for all of them."""
 
 H = TypeVar("H", bound=Hashable)
 
@@ -45,7 +48,7 @@ class Memory(Generic[H]):
         return member in self._members
 
 
-class Function(msgspec.Struct, frozen=True):
+class Function(msgspec.Struct, frozen=True, gc=False):
     """What the router needs of a function in force."""
 
     key: Key
@@ -53,7 +56,7 @@ class Function(msgspec.Struct, frozen=True):
     timeout_s: float
     body_bytes: int
     interface: Interface = "args"
-    asynchronous: Asynchronous = Asynchronous()
+    asynchronous: Asynchronous = _DEFAULTS
 
 
 class Fleet:
@@ -68,7 +71,7 @@ class Fleet:
         self.turn = 0
 
     def find(self, instance: str) -> Candidate | None:
-        """Return the endpoint of `instance`. There are few of them, and no index is less to keep."""
+        """Return the endpoint of `instance`. They are few: an index takes more than it saves."""
         for candidate in self.candidates:
             if candidate.endpoint.instance == instance:
                 return candidate
@@ -98,16 +101,18 @@ class State:
         """Add or replace an endpoint; False if it is known to be gone."""
         if endpoint.pod in self.dead_pods or endpoint.instance in self.withdrawn:
             return False
-        function = (endpoint.namespace, endpoint.function)
+        function = (intern(endpoint.namespace), intern(endpoint.function))
         fleet = self.fleets.get(function)
         if fleet is None:
+            known = self.functions.get(function)
+            function = function if known is None else known.key
             fleet = self.fleets[function] = Fleet()
         candidate = fleet.find(endpoint.instance)
         if candidate is not None:
             self._unlink(candidate)
-            candidate.endpoint = endpoint
+            candidate.endpoint = _interned(endpoint)
         else:
-            candidate = Candidate(endpoint)
+            candidate = Candidate(_interned(endpoint))
             fleet.candidates.append(candidate)
         self._of_pod.setdefault(endpoint.pod, set()).add(candidate)
         return True
@@ -164,7 +169,7 @@ def apply_active(state: State, subject: str, active: Active | None) -> list[Key]
     tokens = subjects.ACTIVE.parse(subject)
     if tokens is None:
         return []
-    name = (tokens["namespace"], tokens["name"])
+    name = (intern(tokens["namespace"]), intern(tokens["name"]))
     match tokens["kind"], active:
         case "route", ActiveRoute():
             state.table.put(compact(active))
@@ -181,6 +186,23 @@ def apply_active(state: State, subject: str, active: Active | None) -> list[Key]
     return [name] if tokens["kind"] == "function" else []
 
 
+def _interned(endpoint: Endpoint) -> Endpoint:
+    """Return `endpoint` with its names kept once for all that say the same."""
+    return Endpoint(
+        namespace=intern(endpoint.namespace),
+        function=intern(endpoint.function),
+        instance=endpoint.instance,
+        ip=intern(endpoint.ip),
+        port=endpoint.port,
+        pod=intern(endpoint.pod),
+        node=intern(endpoint.node),
+        revision=endpoint.revision,
+        concurrency=endpoint.concurrency,
+        token=endpoint.token,
+        time=endpoint.time,
+    )
+
+
 def _function(name: Key, active: ActiveFunction) -> Function:
     limits = active.spec.limits
     return Function(
@@ -189,7 +211,7 @@ def _function(name: Key, active: ActiveFunction) -> Function:
         limits.timeout_s,
         limits.body_bytes,
         active.spec.interface,
-        active.spec.asynchronous,
+        _DEFAULTS if active.spec.asynchronous == _DEFAULTS else active.spec.asynchronous,
     )
 
 

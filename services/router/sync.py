@@ -92,10 +92,8 @@ class Reader:
         """Follow the stream for ever, and say when its snapshot is applied."""
         async for update in follow(bus, self._stream, filters):
             match update:
-                case Snapshot(entries):
-                    for entry in entries:
-                        self.put(entry)
-                    self._applied(max((entry.sequence for entry in entries), default=0))
+                case Snapshot():
+                    self._applied(self._put_all(update))
                     complete()
                 case Put(entry):
                     self.put(entry)
@@ -107,6 +105,13 @@ class Reader:
                     log.warning(
                         "%s is a new, other stream; what is served stays as it is", self._stream
                     )
+            del update  # A snapshot would stay in memory until there is news.
+
+    def _put_all(self, snapshot: Snapshot) -> int:
+        """Apply all there is; return the sequence up to which that was."""
+        for entry in snapshot.entries:
+            self.put(entry)
+        return max((entry.sequence for entry in snapshot.entries), default=0)
 
     def put(self, entry: Entry) -> None:
         """Apply one message. One that cannot be read changes nothing."""

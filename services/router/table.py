@@ -13,6 +13,7 @@ made in place, one at a time: a new table for each of a thousand changes a
 second would copy ten thousand routes a thousand times.
 """
 
+from sys import intern
 from typing import Final, NamedTuple
 
 import msgspec
@@ -24,12 +25,14 @@ Key = tuple[str, str]
 """Namespace and name of a function."""
 
 ANY_HOST: Final = ""
+_DEFAULT_METHODS: Final = ("GET", "POST")
+"""What most routes take, once for all of them."""
 _KEPT: Final = 1024
 _KEPT_LENGTH: Final = 256
 """Bounds of what is kept of requests: their number, and host and path together."""
 
 
-class Route(msgspec.Struct, frozen=True):
+class Route(msgspec.Struct, frozen=True, gc=False):
     """What the router needs of a route in force."""
 
     namespace: str
@@ -117,14 +120,15 @@ def compact(active: ActiveRoute) -> Route:
     if pattern is None:
         raise ValueError(f"route {active.name} has neither a path nor a prefix")
     return Route(
-        namespace=active.namespace,
-        name=active.name,
+        # Ten thousand times the same words: kept once.
+        namespace=intern(active.namespace),
+        name=intern(active.name),
         revision=active.revision,
-        function=(active.namespace, spec.function),
+        function=(intern(active.namespace), intern(spec.function)),
         pattern=pattern if spec.path is not None else pattern.rstrip("/"),
         is_prefix=spec.path is None,
-        methods=spec.methods,
-        host=spec.host or ANY_HOST,
+        methods=_DEFAULT_METHODS if spec.methods == _DEFAULT_METHODS else spec.methods,
+        host=intern(spec.host or ANY_HOST),
         parameters=tuple(s[1:-1] for s in pattern.split("/") if s.startswith("{")),
         gate=gate_of(spec),
     )

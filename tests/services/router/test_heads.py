@@ -47,6 +47,16 @@ async def test_a_known_head_goes_where_its_route_leads_now(gate: Gate) -> None:
     peer.close()
 
 
+async def test_a_known_head_is_held_to_the_limits_that_its_function_has_now(gate: Gate) -> None:
+    await gate.instance()
+    peer = await gate.client()
+    for limit, status in ((1, 200), (1, 200), (0, 413), (1, 200)):
+        gate.function(route=False, body_bytes=limit)
+        await peer.send(POST + b"x")
+        assert (await peer.response()).status == status
+    peer.close()
+
+
 async def test_a_known_head_whose_body_comes_in_pieces_is_read_as_ever(gate: Gate) -> None:
     await gate.instance()
     peer = await gate.client()

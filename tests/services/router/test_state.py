@@ -1,14 +1,18 @@
 """What each message of the bus changes, and what it does not."""
 
+import tracemalloc
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import subjects
+from schemas.active import Active, ActiveFunction, ActiveRoute
 from schemas.endpoints import Endpoint
 from schemas.pods import PodFact
+from schemas.specs import FunctionSpec, Module, RouteSpec
 from services.router.choice import FOREVER, Ejection
 from services.router.state import Memory, State, apply_active, apply_endpoint, apply_pod
 
@@ -75,7 +79,7 @@ def test_in_any_order_of_messages_what_is_dead_or_withdrawn_stays_out(
             apply_pod(state, subjects.PODS.subject(node="n", uid=uid), None)
         known = {c.endpoint.instance: c.endpoint.pod for c in state.candidates(F)}
         assert known == live
-        assert {i for places in state._of_pod.values() for _, i in places} == set(live)
+        assert {c.endpoint.instance for cs in state._of_pod.values() for c in cs} == set(live)
 
 
 def test_each_message_names_the_functions_it_may_help() -> None:
@@ -119,3 +123,35 @@ def test_a_memory_forgets_the_oldest_when_it_is_full() -> None:
     for i in range(5):
         memory.add(i)
     assert [i in memory for i in range(5)] == [False, False, True, True, True]
+
+
+def test_a_function_with_its_route_and_endpoint_takes_less_than_two_kilobytes() -> None:
+    def messages(number: int) -> list[tuple[str, bytes]]:
+        name = f"function-{number}"
+        route = ActiveRoute("default", name, 1, RouteSpec(function=name, path=f"/{name}"))
+        function = ActiveFunction(
+            "default", name, 1, FunctionSpec(module=Module("0" * 64)), "", None, "f.wasm"
+        )
+        active = [
+            (subjects.ACTIVE.subject(kind=kind, namespace="default", name=name), encode(message))
+            for kind, message in (("route", route), ("function", function))
+        ]
+        at = endpoint(f"{number:016}", function=name)
+        return [*active, (subject(at), encode(at))]
+
+    encode = msgspec.json.encode
+    count = 500
+    told = [message for number in range(count) for message in messages(number)]
+    state = State()
+    tracemalloc.start()
+    try:
+        for at, payload in told:
+            if at.startswith("wasmfn.active."):
+                apply_active(state, at, msgspec.json.decode(payload, type=Active))
+            else:
+                apply_endpoint(state, at, msgspec.json.decode(payload, type=Endpoint))
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(state.functions) == len(state.table) == len(state.fleets) == count
+    assert taken / count < 2048
