@@ -26,6 +26,7 @@ from schemas.control import (
 )
 from schemas.names import new_instance_id
 from schemas.specs import Limits
+from tests.keeper.memory import in_memory
 
 Start = Callable[..., Any]
 
@@ -294,20 +295,7 @@ def test_a_secret_sent_to_one_child_is_not_in_the_zygotes_memory(start_keeper: S
         # In one piece: whoever looks for the end of the head sees the body too.
         connection.sendall(head.encode() + body)
         assert connection.recv(100).startswith(b"HTTP/1.1 200")
-    assert not _in_memory(keeper.process.pid, secret.encode())
-
-
-def _in_memory(pid: int, needle: bytes) -> bool:
-    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", 0) as memory:  # noqa: PTH123 -- not files
-        for line in maps:
-            span, rights = line.split()[:2]
-            start, end = (int(x, 16) for x in span.split("-"))
-            if rights.startswith("rw") and end - start < 1 << 28:
-                with contextlib.suppress(OSError):
-                    memory.seek(start)
-                    if needle in memory.read(end - start):
-                        return True
-    return False
+    assert not in_memory(keeper.process.pid, secret.encode())
 
 
 def test_sigterm_drains_and_exits_0(start_keeper: Start) -> None:

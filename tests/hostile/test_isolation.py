@@ -1,0 +1,288 @@
+"""What code that has broken out of a sandbox meets: its process is the next wall.
+
+What it would try is tried by a process of the test's own, locked in as a child
+is, against a real keeper with functions loaded. What real children are is looked
+at from outside.
+"""
+
+import ctypes
+import json
+import os
+import re
+import resource
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from keeper import confine
+from schemas.names import new_instance_id
+from tests.keeper.conftest import Compiler, Keeper, Loaded
+from tests.keeper.memory import in_memory
+
+NOBODY = 65534
+MIB = 1 << 20
+DESCRIPTORS = 128
+SECRET = "the neighbour's " + new_instance_id()
+_libc = ctypes.CDLL(None, use_errno=True)
+
+RANDOM = """(module
+  (import "wasi_snapshot_preview1" "random_get" (func $random (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_write"
+    (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 0) "\\10\\00\\00\\00\\10\\00\\00\\00")
+  (func (export "_start")
+    (drop (call $random (i32.const 16) (i32.const 16)))
+    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 64)))))"""
+
+
+@pytest.fixture(scope="module")
+def keeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keeper]:
+    keeper = Keeper(tmp_path_factory.mktemp("keeper"), Compiler())
+    yield keeper
+    keeper.close()
+
+
+@pytest.fixture(scope="module")
+def neighbour(keeper: Keeper) -> Loaded:
+    return keeper.load("env", variables={"PASSWORD": SECRET})
+
+
+@pytest.fixture(scope="module")
+def other(keeper: Keeper, neighbour: Loaded) -> Loaded:
+    """A function of the same keeper, loaded after its neighbour."""
+    return keeper.load("sort")
+
+
+# What one could try.
+
+
+def check(result: int) -> None:
+    if result < 0:
+        raise OSError(ctypes.get_errno(), "refused")
+
+
+def read_memory(pid: int) -> None:
+    buffer = ctypes.create_string_buffer(8)
+    vector = (ctypes.c_void_p * 2)(ctypes.addressof(buffer), 8)
+    check(_libc.process_vm_readv(pid, vector, 1, vector, 1, 0))
+
+
+def raise_limit(descriptors: int) -> None:
+    limit = (ctypes.c_uint64 * 2)(descriptors, descriptors)
+    check(_libc.setrlimit(resource.RLIMIT_NOFILE, limit))
+
+
+def take_port(spare: socket.socket, loaded: Loaded) -> None:
+    spare.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    spare.bind((loaded.reply.ip, loaded.reply.port))
+
+
+def attacks(
+    keeper: Keeper, loaded: Loaded, spare: socket.socket
+) -> dict[str, Callable[[], object]]:
+    """Return them by name. `spare` is a socket, which no child has."""
+    pid, zygote = loaded.reply.pid, keeper.process.pid
+    artifact = next(path for path in keeper.cache.rglob("*") if path.is_file())
+    return {
+        "read its memory": lambda: read_memory(pid),
+        "read its memory as a file": lambda: Path(f"/proc/{pid}/mem").read_bytes(),
+        "read the zygote's memory": lambda: read_memory(zygote),
+        "read its environment": lambda: Path(f"/proc/{pid}/environ").read_bytes(),
+        "trace it": lambda: check(_libc.ptrace(16, pid, 0, 0)),
+        "take its descriptors": lambda: check(_libc.syscall(438, os.pidfd_open(pid), 3, 0)),
+        "signal it": lambda: os.kill(pid, 9),
+        "signal the zygote": lambda: os.kill(zygote, 9),
+        "change its limits": lambda: resource.prlimit(pid, resource.RLIMIT_NOFILE, (0, 0)),
+        "slow it": lambda: os.setpriority(os.PRIO_PROCESS, pid, 19),
+        "take its port": lambda: take_port(spare, loaded),
+        "call it": lambda: spare.connect((loaded.reply.ip, loaded.reply.port)),
+        "call the control port": lambda: spare.connect(("127.0.0.1", keeper.port)),
+        "call by another socket": lambda: socket.create_connection(("127.0.0.1", keeper.port)),
+        "alter an artifact": lambda: artifact.open("r+b"),
+        "replace an artifact": lambda: artifact.rename(artifact.with_suffix(".old")),
+        "add an artifact": lambda: artifact.with_suffix(".new").write_bytes(b"forged"),
+        "read the keys": keeper.keys.control_file.read_bytes,
+        "fork": os.fork,
+        "raise its own limits": lambda: raise_limit(4096),
+        "leave its group": os.setsid,
+    }  # fmt: skip
+
+
+ATTACKS = (
+    "read its memory", "read its memory as a file", "read the zygote's memory",
+    "read its environment", "trace it", "take its descriptors", "signal it", "signal the zygote",
+    "change its limits", "slow it", "take its port", "call it",
+    "call the control port", "call by another socket", "alter an artifact", "replace an artifact",
+    "add an artifact", "read the keys", "fork", "raise its own limits", "leave its group",
+)  # fmt: skip
+
+
+def in_fork(task: Callable[[], object], *, confined: bool = True) -> object:
+    """Return what `task` returns in a process that is locked in as a child is."""
+    program = confine.compile_filter()
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            if confined:
+                confine.confine(program, file_bytes=MIB, descriptors=DESCRIPTORS)
+            os.write(writer, json.dumps(task()).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        answer = pipe.read()
+    os.waitpid(pid, 0)
+    return json.loads(answer)
+
+
+def outcome(action: Callable[[], object]) -> str:
+    try:
+        action()
+    except OSError as error:
+        return type(error).__name__
+    return "worked"
+
+
+@pytest.fixture(scope="module")
+def outcomes(keeper: Keeper, neighbour: Loaded, other: Loaded) -> dict[str, str]:
+    with socket.socket() as spare:
+        tried = attacks(keeper, neighbour, spare)
+        told = in_fork(lambda: {name: outcome(tried[name]) for name in ATTACKS})
+    assert isinstance(told, dict)
+    return told
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_code_in_one_functions_process_can_not(outcomes: dict[str, str], attack: str) -> None:
+    assert outcomes[attack] == "PermissionError"
+
+
+def test_its_neighbour_notices_nothing(
+    keeper: Keeper, outcomes: dict[str, str], neighbour: Loaded, other: Loaded
+) -> None:
+    assert neighbour.run()["status"] == 0
+    assert other.run("2", "1")["output"] == ["1 2"]
+    assert keeper.http("GET", "/healthz")[0] == 200
+
+
+def test_descriptors_and_memory_files_end_at_their_limits(keeper: Keeper) -> None:
+    def exhaust() -> list[int]:
+        opened = 0
+        try:
+            while True:
+                os.memfd_create("x")
+                opened += 1
+        except OSError:
+            return [opened]
+
+    told = in_fork(exhaust)
+    assert isinstance(told, list)
+    assert told[0] < DESCRIPTORS
+    assert in_fork(lambda: os.write(os.memfd_create("x"), bytes(2 * MIB))) == MIB
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="must be able to give up the rights of root")
+@pytest.mark.parametrize("confined", [False, True])
+def test_another_process_of_the_same_user_sees_into_it_only_if_it_is_not_locked_in(
+    confined: bool,
+) -> None:
+    program = confine.compile_filter()
+    ready, go = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            # The change of user has made it not dumpable; an ordinary process is.
+            _libc.prctl(4, 1, 0, 0, 0)
+            if confined:
+                confine.confine(program, file_bytes=MIB, descriptors=DESCRIPTORS)
+            os.write(ready[1], b"x")
+            os.read(go[0], 1)
+        finally:
+            os._exit(0)
+
+    def look() -> str:
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+        return outcome(lambda: Path(f"/proc/{pid}/mem").open("rb"))
+
+    try:
+        os.read(ready[0], 1)
+        assert in_fork(look, confined=False) == ("PermissionError" if confined else "worked")
+    finally:
+        os.write(go[1], b"x")
+        os.waitpid(pid, 0)
+        for descriptor in (*ready, *go):
+            os.close(descriptor)
+
+
+# What real children are.
+
+
+def sockets(pid: int) -> set[str]:
+    """Return the sockets of a process by inode."""
+    return {link for link in links(pid) if link.startswith("socket:")}
+
+
+def links(pid: int) -> list[str]:
+    return [str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()]
+
+
+def test_a_child_holds_no_file_and_no_socket_of_anyone_else(
+    keeper: Keeper, neighbour: Loaded, other: Loaded
+) -> None:
+    pids = (keeper.process.pid, neighbour.reply.pid, other.reply.pid)
+    for pid in pids[1:]:
+        strange = [
+            link for link in links(pid)
+            if not re.match(r"socket:|anon_inode:|/memfd:|/dev/null\Z", link)
+        ]  # fmt: skip
+        assert strange == []
+        assert sockets(pid)
+    assert sum(len(sockets(pid)) for pid in pids) == len(set().union(*map(sockets, pids)))
+
+
+def test_a_child_is_locked_in_with_its_limits(neighbour: Loaded, other: Loaded) -> None:
+    for loaded in (neighbour, other):
+        limits = {
+            line[:25].strip(): line[25:].split()[:2]
+            for line in Path(f"/proc/{loaded.reply.pid}/limits").read_text().splitlines()
+        }
+        assert limits["Max core file size"] == ["0", "0"]
+        for name in ("Max open files", "Max file size"):
+            soft, hard = limits[name]
+            assert soft == hard != "unlimited"
+        status = Path(f"/proc/{loaded.reply.pid}/status").read_text()
+        assert re.search(r"^NoNewPrivs:\t1\nSeccomp:\t2$", status, re.MULTILINE)
+
+
+def test_a_neighbours_secret_is_in_its_own_memory_only(
+    keeper: Keeper, neighbour: Loaded, other: Loaded
+) -> None:
+    assert in_memory(neighbour.reply.pid, SECRET.encode())
+    for pid in (keeper.process.pid, other.reply.pid):
+        assert not in_memory(pid, SECRET.encode())
+
+
+# What children could have in common.
+
+
+def test_no_two_children_and_no_two_calls_get_the_same_random_bytes(keeper: Keeper) -> None:
+    seen = []
+    for _ in range(10):
+        loaded = keeper.load(RANDOM, interface="stdin")
+        calls = [threading.Thread(target=lambda it=loaded: seen.append(it.call()[1]))
+                 for _ in range(5)]  # fmt: skip
+        for call in calls:
+            call.start()
+        for call in calls:
+            call.join()
+        keeper.unload(loaded.instance, "kill")
+    assert {len(drawn) for drawn in seen} == {16}
+    assert len(set(seen)) == len(seen) == 50
