@@ -7,21 +7,21 @@ many ask, one function is loaded once.
 
 import asyncio
 import contextlib
+import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 import msgspec
-from faststream.exceptions import NackMessage
-from faststream.nats import NatsMessage
+import nats.errors
+from nats.aio.msg import Msg
 
 from schemas import subjects
 from schemas.active import ActiveFunction
 from schemas.control import Activity, DemandMet, DemandRefused, DemandReply, DemandRequest
 from schemas.endpoints import Endpoint
-from services.bus.broker import BusBroker
-from services.bus.connection import Bus
+from services.bus.connection import Bus, settle
 from services.scheduler import scaling
 from services.scheduler.audience import Audience
 from services.scheduler.loading import Loaded, Loader, LoadError
@@ -45,6 +45,10 @@ _AT_MOST_RETRY_S: Final = 0.5
 _MAX_ROUTERS: Final = 256
 _AT_ONCE: Final = 16
 """Processes that one demand begins to load at most."""
+_REQUEST: Final = msgspec.json.Decoder(DemandRequest)
+_ACTIVITY: Final = msgspec.json.Decoder(Activity)
+
+log = logging.getLogger(__name__)
 
 
 class Demands:
@@ -184,31 +188,70 @@ def _at_most(active: ActiveFunction) -> str:
 
 @contextlib.asynccontextmanager
 async def listening(bus: Bus, demands: Demands, audience: Audience) -> AsyncIterator[None]:
-    """Answer demands and take in activity while inside."""
-    broker = BusBroker(bus, graceful_timeout=_END_S)
+    """Answer demands and take in activity while inside; the server knows it by then."""
+    free = asyncio.Semaphore(PARALLEL)
+    answers: set[asyncio.Task[None]] = set()
 
-    @broker.subscriber(subjects.DEMAND.wildcard, max_workers=PARALLEL)
-    async def demand(message: NatsMessage) -> bytes:
-        tokens = subjects.DEMAND.parse(message.raw_message.subject)
-        if tokens is None:
-            return msgspec.json.encode(DemandRefused("this is no function's name", 60.0))
+    def answered(task: asyncio.Task[None]) -> None:
+        answers.discard(task)
+        free.release()
+
+    async def demand(message: Msg) -> None:
+        # The rest waits in the subscription's queue, which is bounded.
+        await free.acquire()
+        task = asyncio.create_task(_answer(demands, message))
+        answers.add(task)
+        task.add_done_callback(answered)
+
+    async def activity(message: Msg) -> None:
         try:
-            request = msgspec.json.decode(message.body, type=DemandRequest)
+            said = _ACTIVITY.decode(message.data)
         except msgspec.DecodeError as error:
-            return msgspec.json.encode(DemandRefused(f"this is no demand: {error}", 60.0))
-        try:
-            reply = await demands.answer((tokens["namespace"], tokens["function"]), request)
-        except DeposedError:
-            # Without an answer the router asks again, and then it is the next leader's.
-            raise NackMessage from None
-        DEMANDS.labels("met" if isinstance(reply, DemandMet) else "refused").inc()
-        return msgspec.json.encode(reply)
+            log.warning("ignoring what is no report of a router: %s", error)
+            return
+        audience.heard(said.router, said.active_sequence, time.monotonic())
+        demands.seen(said)
 
-    @broker.subscriber(subjects.ACTIVITY.wildcard)
-    async def activity(message: Activity) -> None:
-        audience.heard(message.router, message.active_sequence, time.monotonic())
-        demands.seen(message)
-
-    async with broker:
-        await broker.start()
+    subscriptions = [
+        await bus.nc.subscribe(subjects.DEMAND.wildcard, cb=demand),
+        await bus.nc.subscribe(subjects.ACTIVITY.wildcard, cb=activity),
+    ]
+    try:
+        await settle(bus.nc)
         yield
+    finally:
+        for subscription in subscriptions:
+            with contextlib.suppress(nats.errors.Error):
+                await subscription.unsubscribe()
+        if answers:
+            _, late = await asyncio.wait(answers, timeout=_END_S)
+            for task in late:
+                task.cancel()
+
+
+async def _answer(demands: Demands, message: Msg) -> None:
+    try:
+        reply = await _reply(demands, message)
+    except DeposedError:
+        # Without an answer the router asks again, and then it is the next leader's.
+        return
+    except Exception:
+        log.exception("a demand on %s could not be answered", message.subject)
+        return
+    try:
+        await message.respond(msgspec.json.encode(reply))
+    except nats.errors.Error as error:
+        log.warning("the answer to %s was not sent: %s", message.subject, error)
+
+
+async def _reply(demands: Demands, message: Msg) -> DemandReply:
+    tokens = subjects.DEMAND.parse(message.subject)
+    if tokens is None:
+        return DemandRefused("this is no function's name", 60.0)
+    try:
+        request = _REQUEST.decode(message.data)
+    except msgspec.DecodeError as error:
+        return DemandRefused(f"this is no demand: {error}", 60.0)
+    reply = await demands.answer((tokens["namespace"], tokens["function"]), request)
+    DEMANDS.labels("met" if isinstance(reply, DemandMet) else "refused").inc()
+    return reply

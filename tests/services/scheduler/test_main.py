@@ -88,6 +88,17 @@ async def test_a_demand_for_what_is_not_there_or_makes_no_sense_is_refused(stack
     assert b"refused" in answer.data
 
 
+async def test_a_report_that_is_none_and_a_demand_without_an_inbox_end_nothing(
+    stack: Stack,
+) -> None:
+    for body in (b"", b"{", b"[]", b'{"router":1}', b"\xff"):
+        await stack.bus.nc.publish("wasmfn.activity.test", body)
+        await stack.bus.nc.publish("wasmfn.demand.default.nothing", body)
+    assert isinstance(await stack.demand("nothing"), DemandRefused)
+    await stack.deploy("sort")
+    assert isinstance(await stack.demand("sort"), DemandMet)
+
+
 async def test_an_update_serves_without_a_gap_and_cuts_nothing(stack: Stack) -> None:
     first = await stack.deploy("f", "sleepy")
     [old] = stack.endpoints("f")
