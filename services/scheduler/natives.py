@@ -46,7 +46,7 @@ SLOW_S: Final = 15.0
 SETTLE_S: Final = 1.0
 """How long a native of a new revision must have served before it puts the revision in force: some
 listen first, and fail at what they do next."""
-_LAST_WORDS_S: Final = 3.0
+_LAST_WORDS_S: Final = 15.0
 """How much later than its node the cluster may say how a container ended, and what it said."""
 _ASK_S: Final = 0.5
 """How often the cluster is asked why it makes no pod."""
