@@ -30,11 +30,11 @@ from services.router.invoke import Invocations
 from services.router.limits import Limits
 from services.router.metrics import Collector, Metrics
 from services.router.parking import Lot
+from services.router.pool import Pool
 from services.router.protocol import ClientLimits, client_protocol
 from services.router.settings import RouterSettings
 from services.router.slots import Slots
 from services.router.state import State
-from services.router.upstream import Pool
 from services.router.workings import Workings
 
 log = logging.getLogger(__name__)

@@ -113,16 +113,26 @@ def admit(state: State, head: Head) -> Admitted:
     ):
         # Neither routes nor the function changed: half of what a known head would cost.
         return kept
-    match = _match(state, head.host, head.method, head.path)
-    function = state.functions.get(match.route.function)
-    if function is None:
-        detail = "the route's function is not there yet; deploy it, or send the request later"
-        raise Refused(Problem(503, detail, retry_after_s=5.0))
+    match, function = route(state, head.host, head.method, head.path)
     values = match.values
     parameters = parameter_headers(match.route.parameters, values) if values else ()
     head.admitted = Admitted(match, function, header_lines(parameters))
     head.edition = state.table.edition
     return head.admitted
+
+
+def route(state: State, host: str, method: str, path: str) -> tuple[Match, Function]:
+    """Return the route that takes a request, and its function.
+
+    Raises:
+        Refused: no route or function takes it.
+    """
+    match = _match(state, host, method, path)
+    function = state.functions.get(match.route.function)
+    if function is None:
+        detail = "the route's function is not there yet; deploy it, or send the request later"
+        raise Refused(Problem(503, detail, retry_after_s=5.0))
+    return match, function
 
 
 def _match(state: State, host: str, method: str, path: str) -> Match:

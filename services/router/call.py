@@ -22,6 +22,7 @@ from services.router.coldstart import ColdStart, cold_start_event
 from services.router.framing import chunk, with_token
 from services.router.limits import answer_deadline_s
 from services.router.metrics import NOBODY
+from services.router.pool import ConnectFailed
 from services.router.problems import Problem
 from services.router.request import Client, Request
 from services.router.retry import NOT_EXECUTED, Failure, cause_of, may_retry, problem_of
@@ -29,7 +30,7 @@ from services.router.slots import Grant, no_room
 from services.router.table import Key
 from services.router.tracing import Trace
 from services.router.upload import Upload
-from services.router.upstream import ConnectFailed, Connection
+from services.router.upstream import Connection
 from services.router.workings import Workings
 
 C = TypeVar("C", bound="Call")
@@ -228,17 +229,18 @@ class Call(ABC):
         incoming = head.incoming
         origin = self._client.origin_lines(incoming.host, chained)
         trace = self._trace
-        lines = (front, origin, trace.request_line, trace.parent_line, verdict.parameters)
+        ids = trace.request_line + trace.parent_line
         chunked = incoming.length == "chunked"
         if not self._body_complete:
-            data = with_token(b"".join(lines), connection.endpoint.token, ask=True)
+            lines = front + origin + ids + verdict.parameters
+            data = with_token(lines, connection.endpoint.token, ask=True)
             connection.start(self, head.method, data)
             self._upload = Upload(self, connection, self._pieces, silence_s, chunked=chunked)
             return
         body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         if chunked:
             body = chunk(body) + chunk(b"") if body else chunk(b"")
-        data = b"".join((*lines, connection.last_lines, body))
+        data = b"".join((front, origin, ids, verdict.parameters, connection.last_lines, body))
         connection.call(self, head.method, data, silence_s)
 
     def _fail(self, failure: Failure) -> None:

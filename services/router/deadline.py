@@ -15,11 +15,12 @@ _NEVER: Final = float("inf")
 class Deadline:
     """Calls `passed` once what is awaited has not come in time."""
 
-    __slots__ = ("_at", "_loop", "_passed", "_rings", "_timer")
+    __slots__ = ("_at", "_loop", "_now", "_passed", "_rings", "_timer")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, passed: Callable[[], object]) -> None:
         self._at = _NEVER
         self._loop = loop
+        self._now = loop.time
         self._passed = passed
         self._rings = _NEVER
         """When the timer that runs will ring; it may be before `_at`, never after."""
@@ -32,7 +33,7 @@ class Deadline:
 
     def within(self, seconds: float) -> None:
         """Wait for `seconds` from now on, whatever was awaited before."""
-        at = self._at = self._loop.time() + seconds
+        at = self._at = self._now() + seconds
         if at < self._rings:
             if self._timer is not None:
                 self._timer.cancel()
@@ -55,7 +56,7 @@ class Deadline:
         self._rings = _NEVER
         if self._at == _NEVER:
             return
-        if self._loop.time() >= self._at:
+        if self._now() >= self._at:
             self._at = _NEVER
             self._passed()
         else:

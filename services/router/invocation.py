@@ -163,13 +163,10 @@ class Invocation(Call):
     # What the connection to the instance calls.
 
     def on_head(self, head: AnswerHead, data: bytes, ended: bool) -> None:
-        if ended and head.is_known and self.keep_alive and self._cold is None:
-            self._pass_on_known(head, data)
-        else:
+        if not (ended and head.is_known and self.keep_alive and self._cold is None):
             self._begin_reply(head, data, ended)
-
-    def _pass_on_known(self, head: AnswerHead, data: bytes) -> None:
-        """Pass on an answer that is here in one piece, as most are, with no decision left open."""
+            return
+        # Most answers are here in one piece, and no decision is left open.
         client = self._client
         try:
             self._connection = None
@@ -271,7 +268,8 @@ class Invocation(Call):
     def _finish(self, status: int) -> None:
         """End: the answer is written whole."""
         self._release(None)
-        self._end(status)
+        self.response_complete = True
+        self._workings.metrics.answered(self._key, status, perf_counter() - self._began)
         self._client.on_answered(self.keep_alive)
 
     def _end(self, status: int) -> None:

@@ -134,6 +134,11 @@ class ClientConnection(HttpToolsProtocol):
     def on_answered(self, keep_alive: bool) -> None:
         """Give its turn to the next request, or wait for it, or close."""
         self._turn = None
+        waits = self._in_body or self._in_head or self.pipeline or self.flow.read_paused
+        if keep_alive and not waits and not self._close_next:
+            # If the client has just left, `connection_lost` stops the clock.
+            self._deadline.within(self.limits.keep_alive_s)
+            return
         if self.transport.is_closing():
             return
         if self._close_next or not keep_alive:
@@ -150,10 +155,8 @@ class ClientConnection(HttpToolsProtocol):
         elif self._in_body:
             # Answered early: the rest is read for a while, so that the answer gets through.
             self._deadline.within(_LINGER_S)
-        elif self._in_head:
-            self._await_request()
         else:
-            self._deadline.within(self.limits.keep_alive_s)
+            self._await_request()
 
     def abort(self) -> None:
         """Break the connection, so that what was sent cannot pass for a complete answer."""

@@ -155,9 +155,8 @@ class Slots:
 
     def take(self, function: Key) -> Candidate | None:
         """Return a slot if one is free and nobody waits for it."""
-        if self.lot.parked and self.lot.waiting(function):
-            return None
-        return self._take(function)
+        lot = self.lot
+        return None if lot.parked and lot.waiting(function) else self._take(function)
 
     def park(self, function: Key, waiter: Waiter) -> None:
         """Let `waiter` wait for a slot. It may be told how that ended before this returns."""

@@ -9,8 +9,8 @@ from services.router.framing import Network
 from services.router.heads import Heads
 from services.router.limits import Limits
 from services.router.metrics import Metrics
+from services.router.pool import Pool
 from services.router.slots import Slots
-from services.router.upstream import Pool
 
 
 class Workings:

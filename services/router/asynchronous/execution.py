@@ -24,10 +24,10 @@ from services.router.framing import (
     with_token,
 )
 from services.router.limits import Limits, answer_deadline_s
+from services.router.pool import ConnectFailed, Pool
 from services.router.retry import NOT_EXECUTED, Failure, cause_of, may_retry, problem_of
 from services.router.slots import Grant, NoSlot, Slots
 from services.router.state import Function
-from services.router.upstream import ConnectFailed, Pool
 
 _HEADER_BYTES: Final = 16 * 1024
 """Of an answer's headers no more is kept."""

@@ -16,9 +16,9 @@ from services.router.asynchronous.outbox import Outbox
 from services.router.asynchronous.store import Store, body_room
 from services.router.asynchronous.subscriptions import Subscriptions
 from services.router.limits import Limits
+from services.router.pool import Pool
 from services.router.settings import RouterSettings
 from services.router.slots import Slots
-from services.router.upstream import Pool
 
 
 class Asynchronous:

@@ -15,11 +15,11 @@ from services.router.invoke import Invocations
 from services.router.limits import Limits
 from services.router.metrics import Metrics
 from services.router.parking import Lot
+from services.router.pool import Pool
 from services.router.protocol import ClientLimits, client_protocol
 from services.router.slots import Slots
 from services.router.state import Function, State
 from services.router.table import Route
-from services.router.upstream import Pool
 from services.router.workings import Workings
 from tests.services.router.clients import Peer, Response, connect, request
 from tests.services.router.instances import Handler, Instance, echo

@@ -9,7 +9,8 @@ import pytest
 
 from services.router.exchange import Exchange
 from services.router.limits import RELAY_BYTES
-from services.router.upstream import ConnectFailed, Connection, Pool
+from services.router.pool import ConnectFailed, Pool
+from services.router.upstream import Connection
 from tests.services.router.clients import eventually
 from tests.services.router.instances import Call, Instance, echo
 
