@@ -10,6 +10,7 @@ import contextlib
 import logging
 import random
 import re
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NoReturn
@@ -40,6 +41,15 @@ class BusSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """One or more server addresses, separated by commas."""
     nats_token_file: str = ""
     nats_creds_file: str = ""
+    """A user's JWT and the seed of its nkey, as `nsc` writes them."""
+    nats_nkey_file: str = ""
+    """The seed of a user's nkey, which signs what the server asks: it is never sent."""
+    nats_ca_file: str = ""
+    """Who signs the server's certificate (PEM); with it, only TLS will do."""
+    nats_cert_file: str = ""
+    """Our own certificate, for a server that asks for one (PEM)."""
+    nats_cert_key_file: str = ""
+    """The private key of our certificate."""
     nats_user: str = ""
     nats_password_file: str = ""
     """The password of `nats_user`, read again at each connection."""
@@ -53,6 +63,21 @@ class BusSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """On how many servers streams are kept; 0 leaves that as found."""
 
 
+class _Client(Client):
+    """nats-py, but where TLS is asked for it is spoken.
+
+    It goes on without, and sends its password, when a server or someone in between says that
+    it needs no TLS.
+    """
+
+    def _connect_command(self) -> bytes:
+        """Return what is sent first of all."""
+        if self.options.get("tls") and not self._server_info.get("tls_required"):
+            raise nats.errors.Error("nats: the server does not speak TLS, and nats_ca_file asks it")
+        command: bytes = super()._connect_command()
+        return command
+
+
 class Bus:
     """A connection to NATS, and what happened to it."""
 
@@ -60,7 +85,7 @@ class Bus:
         self.name = name
         self.url = url
         """Without user and password: fit for logs."""
-        self.nc = Client()
+        self.nc: Client = _Client()
         self.js: JetStreamContext = self.nc.jetstream()
         self.last_error = ""
         self._up = asyncio.Event()
@@ -265,11 +290,30 @@ def _credentials(settings: BusSettings) -> dict[str, Any]:
     if settings.nats_user:
         options["user"] = settings.nats_user
         options["password"] = _secret("nats_password_file", settings.nats_password_file)
-    if settings.nats_creds_file:
-        if not Path(settings.nats_creds_file).is_file():
-            raise BusRefused("to start", f"there is no file {settings.nats_creds_file}")
-        options["user_credentials"] = settings.nats_creds_file
+    for option, file in (
+        ("user_credentials", settings.nats_creds_file),
+        ("nkeys_seed", settings.nats_nkey_file),
+    ):
+        if file:
+            if not Path(file).is_file():
+                raise BusRefused("to start", f"there is no file {file}")
+            options[option] = file
+    if settings.nats_ca_file or settings.nats_cert_file:
+        options["tls"] = _tls(settings)
     return options
+
+
+def _tls(settings: BusSettings) -> ssl.SSLContext:
+    """Return how TLS is spoken: to whom the certificate authority vouches for, by name."""
+    try:
+        context = ssl.create_default_context(cafile=settings.nats_ca_file or None)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if settings.nats_cert_file:
+            key = settings.nats_cert_key_file or None
+            context.load_cert_chain(settings.nats_cert_file, key, password="")
+    except (OSError, ValueError) as error:  # an SSLError is an OSError
+        raise BusRefused("to start", f"cannot use the certificates of NATS: {error}") from error
+    return context
 
 
 def _secret(setting: str, path: str) -> Callable[[], str]:
