@@ -26,9 +26,10 @@ from schemas.names import new_correlation_id
 from services.router.admission import Admitted, Head, Refused, admit, read_head
 from services.router.answer import front
 from services.router.deadline import Deadline
-from services.router.framing import header_lines, is_trusted, origin_lines
+from services.router.framing import header_lines
 from services.router.heads import END
 from services.router.invocation import Invocation
+from services.router.origin import Origin, absolute_form, announces_body
 from services.router.problems import Problem, encode
 from services.router.request import Request
 from services.router.tracing import fresh_trace, read_trace
@@ -68,11 +69,7 @@ class ClientConnection(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.on_lost: Callable[[], object] | None = None
         """Called when the client is gone before its answer is complete."""
-        self._address = "unknown"
-        self._trusted = False
-        """The peer is a proxy whose X-Forwarded-* are believed."""
-        self._origin: tuple[bytes, bytes] = (b"", b"")
-        """The host that was asked for last, and what an instance is told of where that was."""
+        self._origin = Origin("unknown", "http", ())
         self._common: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")
         """The headers of every answer, and the same as lines."""
         self._turn: Invocation | None = None
@@ -112,14 +109,7 @@ class ClientConnection(HttpToolsProtocol):
 
     def origin_lines(self, host: bytes, chained: dict[bytes, list[bytes]]) -> bytes:
         """Return the header lines that tell an instance where the request came from."""
-        if not chained and self._origin[0] == host and self._origin[1]:
-            return self._origin[1]
-        believed = chained if self._trusted else {}
-        via = chained.get(b"via", ())
-        lines = origin_lines(self._address, self.scheme or "http", host, believed, via)
-        if not chained:
-            self._origin = (host, lines)
-        return lines
+        return self._origin.lines(host, chained)
 
     def expect_body(self, within_s: float) -> None:
         """Read the body, and tell the invocation if nothing comes of it for so long."""
@@ -174,8 +164,8 @@ class ClientConnection(HttpToolsProtocol):
     ) -> None:
         super().connection_made(transport)
         if self.workings is not None and self.client is not None:
-            self._address = self.client[0]
-            self._trusted = is_trusted(self._address, self.workings.trusted)
+            trusted = self.workings.trusted
+            self._origin = Origin(self.client[0], self.scheme or "http", trusted)
         if len(self.connections) > self.limits.max_connections:
             detail = "too many connections are open; send the request again a little later"
             self._refuse(Problem(503, detail, retry_after_s=1.0, close=True))
@@ -259,12 +249,12 @@ class ClientConnection(HttpToolsProtocol):
         if self._head_bytes > self.limits.head_bytes or len(self.headers) > _MAX_HEADERS:
             self._refuse_head()
             return
-        if self.url[:1] != b"/" and not self._absolute_form():
+        if self.url[:1] != b"/" and not self._take_absolute_form():
             detail = "the request's target is not a path or URL that is served here"
             self._refuse(Problem(400, detail, close=True))
             return
         upgrade = self.parser.should_upgrade()
-        if upgrade and (self.parser.get_method() == b"CONNECT" or self._announces_body()):
+        if upgrade and (self.parser.get_method() == b"CONNECT" or announces_body(self.headers)):
             # llhttp does not read the body of such a request.
             detail = "no upgrade or tunnel is served here; send the request without Upgrade"
             self._refuse(Problem(501, detail, close=True))
@@ -457,26 +447,14 @@ class ClientConnection(HttpToolsProtocol):
         """Whether no request waits for its answer."""
         return self.cycle is None or self.cycle.response_complete
 
-    def _announces_body(self) -> bool:
-        return any(
-            name == b"transfer-encoding"
-            or (name == b"content-length" and value.strip(b"0 ") != b"")
-            for name, value in self.headers
-        )
-
-    def _absolute_form(self) -> bool:
-        """Take host and path from a target in absolute form, if it is one (RFC 9112, 3.2.2)."""
-        try:
-            url = httptools.parse_url(self.url)
-        except httptools.HttpParserInvalidURLError:
+    def _take_absolute_form(self) -> bool:
+        """Take host and path from a target in absolute form, if it is one."""
+        found = absolute_form(self.url)
+        if found is None:
             return False
-        if url.schema not in (b"http", b"https") or not url.host or url.userinfo:
-            return False
-        name = b"[%b]" % url.host if b":" in url.host else url.host
-        host = name if url.port is None else b"%b:%d" % (name, url.port)
+        host, self.url = found
         self.headers[:] = [header for header in self.headers if header[0] != b"host"]
         self.headers.append((b"host", host))
-        self.url = (url.path or b"/") + (b"?" + url.query if url.query else b"")
         return True
 
     # Time.
