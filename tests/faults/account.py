@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from nats.js.errors import NotFoundError
+
 from schemas import subjects
 from schemas.invocations import FINAL
 from tests.faults.load import Load, Router
@@ -99,7 +101,10 @@ async def _published(rig: Rig) -> set[str]:
     names = set()
     info = await rig.bus.js.stream_info("SPECS", subjects_filter="wasmfn.specs.>")
     for subject in info.state.subjects or {}:
-        last = await rig.bus.js.get_last_msg("SPECS", subject)
+        try:
+            last = await rig.bus.js.get_last_msg("SPECS", subject)
+        except NotFoundError:
+            continue  # A deletion that has expired meanwhile.
         if last.data:
             tokens = subjects.SPECS.parse(subject)
             assert tokens is not None
