@@ -155,10 +155,9 @@ async def test_a_function_goes_to_zero_and_comes_back_with_the_next_request(
         story.goes_on()
         answer = await post(platform, "/sleeper", args=["2", "1"])
         assert answer.json()["output"] == ["1 2"]
-        told = await story.until("cold-start")
-        cold = told[-1]
+        cold = (await story.until("cold-start"))[-1]
         assert cold.correlation == answer.headers["x-request-id"]
-        loaded = next(event for event in told if event.what == "instance-loaded")
+        loaded = (await story.until("instance-loaded"))[-1]
         assert loaded.correlation == cold.correlation
         assert loaded.fields["steps_ms"]
         assert cold.duration_ms is not None

@@ -68,7 +68,7 @@ async def test_a_module_that_is_none_fails_and_the_last_good_one_stands(stack: S
 async def test_a_function_without_instances_is_started_by_demand(stack: Stack) -> None:
     await stack.deploy("sort", **ONCE_IDLE)
     await stack.until(lambda: not stack.endpoints("sort"))
-    assert stack.events("scaled-to-zero")
+    await stack.until(lambda: stack.events("scaled-to-zero"))
     replies = await asyncio.gather(*(stack.demand("sort") for _ in range(20)))
     met = [reply for reply in replies if isinstance(reply, DemandMet)]
     assert len(met) == 20
@@ -137,7 +137,7 @@ async def test_load_scales_up_at_once_and_down_again_one_by_one(stack: Stack) ->
     await stack.deploy("sort", scaling=scaling)
     await stack.report("sort", in_flight=100)
     await stack.until(lambda: len(stack.endpoints("sort")) == 3)
-    assert stack.events("scaled-up")
+    await stack.until(lambda: stack.events("scaled-up"))
     refused = await stack.demand("sort", "saturated")
     assert isinstance(refused, DemandRefused), "three are the most"
     await stack.until(lambda: not stack.endpoints("sort"))
@@ -160,10 +160,10 @@ async def test_the_minimum_runs_and_stays(stack: Stack) -> None:
 
 async def test_a_killed_keeper_is_withdrawn_from_and_replaced(stack: Stack) -> None:
     await stack.deploy("sort", scaling={"min_instances": 1})
-    [endpoint] = stack.endpoints("sort")
+    [endpoint] = await stack.until(lambda: stack.endpoints("sort"))
     os.kill(stack.keepers()[endpoint.pod].pid, signal.SIGKILL)
     await stack.until(lambda: endpoint not in stack.endpoints("sort"))
-    assert stack.events("keeper-died")
+    await stack.until(lambda: stack.events("keeper-died"))
     [replaced] = await stack.until(lambda: stack.endpoints("sort"))
     assert replaced.pod != endpoint.pod
     assert (await call(replaced, "2", "1")).json()["output"] == ["1 2"]
@@ -278,8 +278,11 @@ async def test_a_missing_secret_fails_with_a_sentence_and_heals_when_it_is_there
 async def test_a_function_isolated_by_pod_has_a_keeper_of_its_own(stack: Stack) -> None:
     await stack.deploy("shared")
     await stack.deploy("alone", isolation="pod", scaling={"idle_timeout_s": 0.3})
-    [shared] = stack.endpoints("shared")
-    alone = stack.events("instance-loaded")[-1].fields["keeper"]
+    [shared] = await stack.until(lambda: stack.endpoints("shared"))
+    [loaded] = await stack.until(
+        lambda: [event for event in stack.events("instance-loaded") if event.name == "alone"]
+    )
+    alone = loaded.fields["keeper"]
     assert alone != shared.pod
     await stack.until(lambda: stack.events("keeper-stopped"))
     assert shared.pod in stack.keepers()
