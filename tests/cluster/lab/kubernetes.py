@@ -150,6 +150,35 @@ def _start_etcd() -> None:
 
 
 def _start_controllers() -> None:
+    _start_controller_manager()
+    _start_scheduler()
+    wait_until("the controllers run", _controllers_run, within_s=90)
+
+
+def _controllers_run() -> bool:
+    """Whether they serve. Who has ended is started again, as any supervisor would do.
+
+    An API server that is ready may still tell them that it serves nothing, and they end at that.
+    """
+    if process.load("kube-controller-manager") is None:
+        _start_controller_manager()
+        return False
+    if process.load("kube-scheduler") is None:
+        _start_scheduler()
+        return False
+    try:
+        return all(
+            # Their certificates are their own; they listen to this network only.
+            node.http(
+                "GET", f"https://127.0.0.1:{port}/healthz", verify=False, timeout=2
+            ).is_success
+            for port in (10257, 10259)
+        )
+    except httpx.HTTPError:
+        return False
+
+
+def _start_controller_manager() -> None:
     node.start(
         "kube-controller-manager",
         BINARIES / "kube-controller-manager",
@@ -161,6 +190,9 @@ def _start_controllers() -> None:
         "--bind-address=127.0.0.1",
         "--port=0",
     )
+
+
+def _start_scheduler() -> None:
     node.start(
         "kube-scheduler",
         BINARIES / "kube-scheduler",
