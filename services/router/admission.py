@@ -43,11 +43,8 @@ class Admitted(msgspec.Struct, frozen=True, gc=False):
     function: Function
     parameters: bytes
     """The header lines that tell the function of the path's parameters."""
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether its route asks nothing more of it."""
-        return self.match.route.gate is None
+    is_plain: bool
+    """Its route asks nothing more of it."""
 
 
 class Head(Request):
@@ -62,6 +59,10 @@ class Head(Request):
     admitted: Admitted | None = None
     edition: int = 0
     """The route table's when it was admitted."""
+    raw: bytes = b""
+    """As it came, once it is known."""
+    size: int = 0
+    """Of the whole request, once it is known."""
 
 
 def read_head(
@@ -116,9 +117,11 @@ def admit(state: State, head: Head) -> Admitted:
     match, function = route(state, head.host, head.method, head.path)
     values = match.values
     parameters = parameter_headers(match.route.parameters, values) if values else ()
-    head.admitted = Admitted(match, function, header_lines(parameters))
+    is_plain = match.route.gate is None
+    admitted = Admitted(match, function, header_lines(parameters), is_plain)
+    head.admitted = admitted
     head.edition = state.table.edition
-    return head.admitted
+    return admitted
 
 
 def route(state: State, host: str, method: str, path: str) -> tuple[Match, Function]:

@@ -6,6 +6,7 @@ from http import HTTPStatus
 from typing import Final
 
 from services.router.framing import Answer, Header, header_lines, read_answer
+from services.router.tracing import REQUEST_NAME
 
 _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 _STATUS_LINES: Final = {
@@ -21,8 +22,10 @@ class AnswerHead:
         self.status = status
         self.headers = headers
         """Names in lower case."""
-        self.is_known = False
-        """It was passed on before, with a body of its length, to a client that asked for one."""
+        self.raw = b""
+        """As it came, once it is known."""
+        self.size = 0
+        """Of the whole answer, once it is known."""
 
     @cached_property
     def answer(self) -> Answer:
@@ -46,18 +49,18 @@ def front(status: int, headers: Iterable[Header]) -> bytes:
 
 
 def answer_head(
-    begin: bytes, common: bytes, request_line: bytes, *, chunked: bool, close: bool
+    begin: bytes, common: bytes, request_id: bytes, *, chunked: bool, close: bool
 ) -> bytes:
     """Return the head of an answer to a client, with its end.
 
     Args:
         begin: its `front`.
         common: the lines that stand in every answer.
-        request_line: ties it to its request.
+        request_id: of the request that it is for.
         chunked: the body comes in chunks.
         close: the connection's last answer.
     """
     end = b"connection: close\r\n" if close else b""
     if chunked:
         end += b"transfer-encoding: chunked\r\n"
-    return b"".join((begin, common, request_line, end, b"\r\n"))
+    return b"".join((begin, common, REQUEST_NAME, request_id, b"\r\n", end, b"\r\n"))

@@ -11,24 +11,25 @@ import asyncio
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from time import perf_counter
+from time import monotonic
 from typing import Concatenate, ParamSpec, TypeVar
 
 from schemas.endpoints import Endpoint
 from services.router.admission import Admitted, Head
 from services.router.answer import AnswerHead
 from services.router.choice import Candidate, Cause
+from services.router.client import Client
 from services.router.coldstart import ColdStart, cold_start_event
-from services.router.framing import chunk, with_token
+from services.router.framing import chunk, id_lines, with_token
 from services.router.limits import answer_deadline_s
 from services.router.metrics import NOBODY
 from services.router.pool import ConnectFailed
 from services.router.problems import Problem
-from services.router.request import Client, Request
+from services.router.request import Request
 from services.router.retry import NOT_EXECUTED, Failure, cause_of, may_retry, problem_of
 from services.router.slots import Grant, no_room
 from services.router.table import Key
-from services.router.tracing import Trace
+from services.router.tracing import REQUEST_NAME, TRACE_NAME, Trace
 from services.router.upload import Upload
 from services.router.upstream import Connection
 from services.router.workings import Workings
@@ -53,6 +54,9 @@ def guarded(step: Callable[Concatenate[C, P], None]) -> Callable[Concatenate[C, 
 class Call(ABC):
     """The call of one request's function."""
 
+    _head: Head
+    _admitted: Admitted
+    """What it is let in with, once it is."""
     # What most calls never need is not set for each: a third of what making one costs.
     parked_at = 0.0
     _began = 0.0
@@ -74,20 +78,12 @@ class Call(ABC):
     _timer: asyncio.TimerHandle | None = None
     _connecting: asyncio.Task[None] | None = None
 
-    def __init__(
-        self,
-        workings: Workings,
-        client: Client,
-        request: Request,
-        verdict: Admitted | Problem,
-        trace: Trace,
-    ) -> None:
-        """Take what it is; `request` is a `Head` if `verdict` lets it in."""
+    def __init__(self, workings: Workings, client: Client, request: Request, trace: Trace) -> None:
+        """Take what it is."""
         self.keep_alive = request.keep_alive
         self._workings = workings
         self._client = client
         self._request = request
-        self._verdict = verdict
         self._trace = trace
         self._pieces: list[bytes] = []
         """What is held of the request's body."""
@@ -103,6 +99,9 @@ class Call(ABC):
     @abstractmethod
     def response_started(self) -> bool:
         """Whether the client got some of an instance's answer."""
+
+    @abstractmethod
+    def on_known(self, head: AnswerHead, data: bytes) -> None: ...
 
     @abstractmethod
     def on_head(self, head: AnswerHead, data: bytes, ended: bool) -> None: ...
@@ -134,7 +133,7 @@ class Call(ABC):
     def on_grant(self, grant: Grant) -> None:
         self._parked = False
         self._stop_timer()
-        self._attempt(grant.candidate, grant.cold)
+        self._attempt(grant.candidate, grant.cold, monotonic())
 
     @guarded
     def on_refusal(self, problem: Problem) -> None:
@@ -160,18 +159,17 @@ class Call(ABC):
 
     # The call.
 
-    def _acquire(self) -> None:
+    def _acquire(self, now: float) -> None:
         """Take a slot, or wait for one."""
-        self._reading = False
         workings = self._workings
         function = self._key
-        candidate = workings.slots.take(function)
+        candidate = workings.slots.take(function, now)
         if candidate is not None:
-            self._attempt(candidate, None)
+            self._attempt(candidate, None, now)
             return
         limits = workings.limits
-        self.parked_at = perf_counter()
-        spent = self.parked_at - self._began
+        self.parked_at = now
+        spent = now - self._began
         within = max(0.0, min(limits.park_s, limits.transfer_s + limits.park_s - spent))
         self._parked = True
         workings.slots.park(function, self)
@@ -185,16 +183,16 @@ class Call(ABC):
         self._workings.slots.leave(self._key, self)
         self.refuse(no_room(within))
 
-    def _attempt(self, candidate: Candidate, cold: ColdStart | None) -> None:
+    def _attempt(self, candidate: Candidate, cold: ColdStart | None, now: float) -> None:
         """Make the call on `candidate`, whose slot this has now."""
         self._candidate = candidate
-        self._cold = cold
         if cold is not None:
-            self._attempted_at = perf_counter()
+            self._cold = cold
+            self._attempted_at = now
         workings = self._workings
         connection = workings.pool.take(candidate.endpoint)
         if connection is not None:
-            self._send(connection)
+            self._send(connection, now)
         else:
             self._connecting = workings.loop.create_task(self._connect(candidate.endpoint))
 
@@ -211,37 +209,36 @@ class Call(ABC):
 
     @guarded
     def _on_connected(self, connection: Connection) -> None:
-        self._send(connection)
+        self._send(connection, monotonic())
 
-    def _send(self, connection: Connection) -> None:
+    def _send(self, connection: Connection, now: float) -> None:
         """Send the request, or begin to: the upload does what is left."""
-        head = self._request
-        verdict = self._verdict
-        assert isinstance(head, Head)  # noqa: S101 - else it was refused
-        assert isinstance(verdict, Admitted)  # noqa: S101 - else it was refused
+        head, admitted, trace = self._head, self._admitted, self._trace
         if self._cold is not None:
-            self._sent_at = perf_counter()
+            self._sent_at = now
         self._connection = connection
         self._reused = connection.reused
-        silence_s = answer_deadline_s(verdict.function.timeout_s, self._workings.limits)
+        silence_s = answer_deadline_s(admitted.function.timeout_s, self._workings.limits)
         self._silence_s = silence_s
-        front, chained = head.outgoing
-        incoming = head.incoming
-        origin = self._client.origin_lines(incoming.host, chained)
-        trace = self._trace
-        ids = trace.request_line + trace.parent_line
-        chunked = incoming.length == "chunked"
+        lead = self._client.lead(head, admitted)
+        chunked = head.incoming.length == "chunked"
         if not self._body_complete:
-            lines = front + origin + ids + verdict.parameters
+            lines = lead + id_lines(trace.request_id, trace.traceparent)
             data = with_token(lines, connection.endpoint.token, ask=True)
             connection.start(self, head.method, data)
             self._upload = Upload(self, connection, self._pieces, silence_s, chunked=chunked)
             return
-        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        pieces = self._pieces
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if chunked:
             body = chunk(body) + chunk(b"") if body else chunk(b"")
-        data = b"".join((front, origin, ids, verdict.parameters, connection.last_lines, body))
-        connection.call(self, head.method, data, silence_s)
+        data = b"".join(
+            (
+                lead, REQUEST_NAME, trace.request, TRACE_NAME, trace.version, b"-", trace.trace,
+                b"-", trace.parent, b"-", trace.flags, b"\r\n", connection.last_lines, body,
+            )
+        )  # fmt: skip
+        connection.call(self, head.method, data, now + silence_s)
 
     def _fail(self, failure: Failure) -> None:
         """Make the call again, or say that it failed."""
@@ -261,7 +258,8 @@ class Call(ABC):
             unanswered=self._unanswered,
         ):
             self._workings.metrics.retries += 1
-            self._acquire()
+            self._cold = None
+            self._acquire(monotonic())
         else:
             self.refuse(problem_of(failure))
 
@@ -269,13 +267,14 @@ class Call(ABC):
         workings = self._workings
         workings.metrics.cold_starts += 1
         connect_ms = (self._sent_at - self._attempted_at) * 1000
-        first_byte_ms = (perf_counter() - self._sent_at) * 1000
+        first_byte_ms = (monotonic() - self._sent_at) * 1000
         workings.emit(cold_start_event(self._key, cold, connect_ms, first_byte_ms, self.request_id))
 
     # The end of a call.
 
     def _drop(self) -> None:
         """Let go of whatever is under way."""
+        self._reading = False
         if self._parked:
             self._parked = False
             self._workings.slots.leave(self._key, self)
@@ -289,7 +288,6 @@ class Call(ABC):
 
     def _release(self, cause: Cause | None) -> None:
         """Give the slot back, if there is one."""
-        self._reading = False
         if self._timer is not None:
             self._stop_timer()
         if self._upload is not None:

@@ -44,6 +44,11 @@ class Ejection(msgspec.Struct, frozen=True):
     failures: int
 
 
+def may_serve(candidate: Candidate, now: float) -> bool:
+    """Return whether an endpoint takes requests and has a slot free."""
+    return candidate.ejected_until <= now and candidate.in_flight < candidate.endpoint.concurrency
+
+
 def choose(
     candidates: Sequence[Candidate], active_revision: int, now: float, turn: int
 ) -> Candidate | None:
@@ -52,10 +57,6 @@ def choose(
     `turn` rotates where equals are looked at first; any integer will do.
     """
     count = len(candidates)
-    if count == 1:
-        only = candidates[0]
-        full = only.ejected_until > now or only.in_flight >= only.endpoint.concurrency
-        return None if full else only
     best: Candidate | None = None
     best_active = False
     start = turn % count if count else 0

@@ -7,20 +7,23 @@ bound is an assignment: the timer that runs is left to find out itself.
 
 import asyncio
 from collections.abc import Callable
+from time import monotonic
 from typing import Final
 
 _NEVER: Final = float("inf")
 
 
 class Deadline:
-    """Calls `passed` once what is awaited has not come in time."""
+    """Calls `passed` once what is awaited has not come in time.
 
-    __slots__ = ("_at", "_loop", "_now", "_passed", "_rings", "_timer")
+    Times are of `time.monotonic`, which is what event loops run by.
+    """
+
+    __slots__ = ("_at", "_loop", "_passed", "_rings", "_timer")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, passed: Callable[[], object]) -> None:
         self._at = _NEVER
         self._loop = loop
-        self._now = loop.time
         self._passed = passed
         self._rings = _NEVER
         """When the timer that runs will ring; it may be before `_at`, never after."""
@@ -33,12 +36,16 @@ class Deadline:
 
     def within(self, seconds: float) -> None:
         """Wait for `seconds` from now on, whatever was awaited before."""
-        at = self._at = self._now() + seconds
+        self.until(monotonic() + seconds)
+
+    def until(self, at: float) -> None:
+        """Wait until `at`. For who knows what time it is: reading the clock costs as much again."""
+        self._at = at
         if at < self._rings:
             if self._timer is not None:
                 self._timer.cancel()
             self._rings = at
-            self._timer = self._loop.call_at(at, self._ring)
+            self._timer = self._loop.call_later(at - monotonic(), self._ring)
 
     def clear(self) -> None:
         """Await nothing."""
@@ -56,9 +63,10 @@ class Deadline:
         self._rings = _NEVER
         if self._at == _NEVER:
             return
-        if self._now() >= self._at:
+        left = self._at - monotonic()
+        if left <= 0:
             self._at = _NEVER
             self._passed()
         else:
             self._rings = self._at
-            self._timer = self._loop.call_at(self._at, self._ring)
+            self._timer = self._loop.call_later(left, self._ring)

@@ -45,6 +45,9 @@ class Exchange:
         self._continued = True
         _wake(self._writable)
 
+    def on_known(self, head: AnswerHead, data: bytes) -> None:
+        self.on_head(head, data, True)
+
     def on_head(self, head: AnswerHead, data: bytes, ended: bool) -> None:
         self._head = (head.status, head.headers)
         self.on_data(data, ended)

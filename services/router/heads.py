@@ -9,14 +9,22 @@ Nothing depends on a hit. What is remembered follows from the head's bytes
 alone: never a route, an endpoint, or who sent it.
 """
 
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 END: Final = b"\r\n\r\n"
 """The end of a head."""
 _MOST: Final = 512
 _LONGEST: Final = 2048
 
-V = TypeVar("V")
+
+class Meaning(Protocol):
+    """What a head was read as."""
+
+    raw: bytes
+    size: int
+
+
+V = TypeVar("V", bound=Meaning)
 
 
 class Heads(Generic[V]):
@@ -25,10 +33,17 @@ class Heads(Generic[V]):
     def __init__(self) -> None:
         self.known: dict[bytes, V] = {}
 
-    def learn(self, head: bytes, meaning: V) -> None:
-        """Remember `head`, which ends in `END`, if there is room; what is old makes room."""
+    def learn(self, head: bytes, meaning: V, size: int) -> None:
+        """Remember `head`, which ends in `END`; what is old makes room.
+
+        Args:
+            head: as it came.
+            meaning: what it was read as.
+            size: of the whole message.
+        """
         if len(head) > _LONGEST:
             return
+        meaning.raw, meaning.size = head, size
         if len(self.known) >= _MOST:
             # All at once: what is in use comes back with its next request.
             self.known.clear()

@@ -15,7 +15,7 @@ is taken or made; the request is sent; the answer is passed on as it comes.
 # ruff: noqa: D102 - what calls a callback documents it
 
 import logging
-from time import perf_counter
+from time import monotonic
 from typing import Final
 
 from services.router.admission import Admitted, Head, too_large, too_slow
@@ -26,10 +26,12 @@ from services.router.problems import Problem
 from services.router.reply import Reply, TooLong, write_problem
 from services.router.retry import REASONS, Failure
 from services.router.state import Function
+from services.router.tracing import REQUEST_NAME
 
 log = logging.getLogger(__name__)
 
-_END: Final = b"\r\n"
+_ENDS: Final = b"\r\n\r\n"
+"""Of a line, and of a head."""
 _GONE: Final = 499
 """The status that is counted for a client that left before its answer, as nginx does."""
 
@@ -38,9 +40,11 @@ class Invocation(Call):
     """One request, from its client and back: its body, its call, the answer."""
 
     response_complete = False
+    verdict: Admitted | Problem | None = None
+    """What is made of the request once its turn comes."""
     _function: Function | None = None
     _until = 0.0
-    """When, on the loop's clock, the step that is bounded in all must be over."""
+    """When the step that is bounded in all must be over."""
     _size = 0
     """Of what has come of the request's body."""
     _reply: Reply | None = None
@@ -53,43 +57,56 @@ class Invocation(Call):
 
     # What the client's connection calls.
 
-    def start(self, body: bytes | None = None) -> None:
-        """Begin: the requests before it on the connection are answered.
-
-        Without `body`, that is still to come, or came while this waited for its turn.
-        """
-        self._began = perf_counter()
-        verdict = self._verdict
+    def serve(self, head: Head, admitted: Admitted, body: bytes) -> None:
+        """Begin with all of the request at hand, as most come."""
+        now = self._began = monotonic()
+        function = self._let_in(head, admitted)
+        self._pieces = [body]
+        self._body_complete = True
         try:
-            if body is not None:
-                self._pieces.append(body)
-                self._size = len(body)
-                self._body_complete = True
-            if isinstance(verdict, Problem):
-                self.refuse(verdict)
+            if len(body) > function.body_bytes:
+                self.refuse(too_large(function.body_bytes))
             else:
-                self._admit(verdict)
+                self._acquire(now)
         except Exception as error:  # noqa: BLE001 - it is told
             self.crash(error)
 
-    def _admit(self, verdict: Admitted) -> None:
-        """Read the body, if there is one to be read, or go on without."""
-        head = self._request
-        assert isinstance(head, Head)  # noqa: S101 - it was let in
-        incoming = head.incoming
-        function = self._function = verdict.function
+    @guarded
+    def start(self) -> None:
+        """Begin: the requests before it on the connection are answered.
+
+        The body is still to come, or came while this waited for its turn.
+        """
+        now = self._began = monotonic()
+        verdict, head = self.verdict, self._request
+        if isinstance(verdict, Problem):
+            self.refuse(verdict)
+        else:
+            assert isinstance(verdict, Admitted)  # noqa: S101 - one of the two was found
+            assert isinstance(head, Head)  # noqa: S101 - it was let in
+            self._admit(head, verdict, now)
+
+    def _let_in(self, head: Head, admitted: Admitted) -> Function:
+        self._head = head
+        self._admitted = admitted
+        function = self._function = admitted.function
         self._key = function.key
-        limits = self._workings.limits
+        return function
+
+    def _admit(self, head: Head, admitted: Admitted, now: float) -> None:
+        """Read the body, if there is one to be read, or go on without."""
+        incoming = head.incoming
+        function = self._let_in(head, admitted)
         announced = self._size if incoming.length == "chunked" else incoming.length
         if announced > function.body_bytes:
             self.refuse(too_large(function.body_bytes))
-        elif incoming.length == 0 or self._body_complete:
+        elif self._body_complete or incoming.length == 0:
             self._body_complete = True
-            self._acquire()
+            self._acquire(now)
         else:
             if incoming.expects_continue:
                 self._client.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self._until = self._workings.loop.time() + limits.transfer_s
+            self._until = now + self._workings.limits.transfer_s
             self._reading = True
 
     @guarded
@@ -114,7 +131,8 @@ class Invocation(Call):
         if self._upload is not None:
             self._upload.on_body_end()
         elif self._reading:
-            self._acquire()
+            self._reading = False
+            self._acquire(monotonic())
 
     @guarded
     def on_body_pause(self) -> None:
@@ -127,7 +145,8 @@ class Invocation(Call):
             self.expect_body()
         else:
             self._client.pause_body()
-            self._acquire()
+            self._reading = False
+            self._acquire(monotonic())
 
     @guarded
     def on_stall(self) -> None:
@@ -157,28 +176,27 @@ class Invocation(Call):
 
     def expect_body(self) -> None:
         workings = self._workings
-        left = self._until - workings.loop.time()
+        left = self._until - monotonic()
         self._client.expect_body(max(0.0, min(workings.limits.stall_s, left)))
 
     # What the connection to the instance calls.
 
-    def on_head(self, head: AnswerHead, data: bytes, ended: bool) -> None:
-        if not (ended and head.is_known and self.keep_alive and self._cold is None):
-            self._begin_reply(head, data, ended)
+    def on_known(self, head: AnswerHead, data: bytes) -> None:
+        if not self.keep_alive or self._cold is not None:
+            self.on_head(head, data, True)
             return
         # Most answers are here in one piece, and no decision is left open.
         client = self._client
         try:
             self._connection = None
-            client.write(
-                b"".join((head.front, client.common_lines(), self._trace.request_line, _END, data))
-            )
+            common, request_id = client.common_lines(), self._trace.request
+            client.write(b"".join((head.front, common, REQUEST_NAME, request_id, _ENDS, data)))
             self._finish(head.status)
         except Exception as error:  # noqa: BLE001 - it is told
             self.crash(error)
 
     @guarded
-    def _begin_reply(self, head: AnswerHead, data: bytes, ended: bool) -> None:
+    def on_head(self, head: AnswerHead, data: bytes, ended: bool) -> None:
         connection = self._connection
         assert connection is not None  # noqa: S101 - it is what calls
         failure: Failure | None = None
@@ -202,7 +220,7 @@ class Invocation(Call):
             self._upload.answered = True
         self._reply = reply
         if not ended:
-            self._until = self._workings.loop.time() + self._workings.limits.transfer_s
+            self._until = monotonic() + self._workings.limits.transfer_s
         self._pass_on(reply, data, ended)
 
     @guarded
@@ -236,7 +254,7 @@ class Invocation(Call):
         """Give the client its time to read what was written."""
         if self._timer is None:
             workings = self._workings
-            within = min(workings.limits.stall_s, max(0.0, self._until - workings.loop.time()))
+            within = min(workings.limits.stall_s, max(0.0, self._until - monotonic()))
             self._timer = workings.loop.call_later(within, self._on_unread)
 
     @guarded
@@ -261,7 +279,7 @@ class Invocation(Call):
         self.keep_alive = self.keep_alive and not problem.close
         write_problem(self._client, self._request, self._trace, problem, close=not self.keep_alive)
         self._end(problem.status)
-        self._client.on_answered(self.keep_alive)
+        self._client.on_answered(self.keep_alive, monotonic())
 
     # The end.
 
@@ -269,13 +287,14 @@ class Invocation(Call):
         """End: the answer is written whole."""
         self._release(None)
         self.response_complete = True
-        self._workings.metrics.answered(self._key, status, perf_counter() - self._began)
-        self._client.on_answered(self.keep_alive)
+        now = monotonic()
+        self._workings.metrics.answered(self._key, status, now - self._began)
+        self._client.on_answered(self.keep_alive, now)
 
     def _end(self, status: int) -> None:
         if not self.response_complete:
             self.response_complete = True
-            self._workings.metrics.answered(self._key, status, perf_counter() - self._began)
+            self._workings.metrics.answered(self._key, status, monotonic() - self._began)
 
     def crash(self, error: Exception) -> None:
         """Say that a step failed which must not."""

@@ -35,6 +35,8 @@ class Pool:
         self._connect_s = connect_s
         self._idle_s = idle_s
         self._idle: dict[str, list[Connection]] = {}
+        self._round = 0
+        """Sweeps there were: a connection's age, without looking at the clock for each request."""
         self._sweeper: asyncio.TimerHandle | None = None
 
     def take(self, endpoint: Endpoint) -> Connection | None:
@@ -71,7 +73,7 @@ class Pool:
 
     def put(self, connection: Connection) -> None:
         """Keep a connection for the next request to its instance."""
-        connection.idle_since = self.loop.time()
+        connection.idle_since = self._round
         instance = connection.endpoint.instance
         idle = self._idle.get(instance)
         if idle is None:
@@ -107,10 +109,10 @@ class Pool:
     def _sweep(self) -> None:
         """Close what has been idle too long, before the instance does and a request is lost."""
         self._sweeper = None
-        limit = self.loop.time() - self._idle_s
+        self._round += 1
         for instance, connections in tuple(self._idle.items()):
             # Used from the end, so the longest idle stand first.
-            while connections and connections[0].idle_since <= limit:
+            while connections and connections[0].idle_since <= self._round - 3:
                 connections.pop(0).close()
             if not connections:
                 del self._idle[instance]

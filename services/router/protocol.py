@@ -14,6 +14,7 @@ not be answered in the middle of another one's answer. Those are here, too.
 
 import asyncio
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, ClassVar, Final
 
 import httptools
@@ -86,6 +87,10 @@ class ClientConnection(HttpToolsProtocol):
         """Close after the answer that is under way."""
         self._head: Head | None = None
         """The last that was read of what came last."""
+        self._usual: Head | None = None
+        """The known one that came last: most clients send the same again."""
+        self._lead: tuple[Admitted | None, bytes] = (None, b"")
+        """What its requests begin with at an instance, as it was admitted."""
         self._head_bytes = 0
         self._fruitless = 0
         """Bytes of input that neither completed a head nor held any of a body."""
@@ -107,9 +112,13 @@ class ClientConnection(HttpToolsProtocol):
             self._common = (headers, header_lines(headers))
         return self._common[1]
 
-    def origin_lines(self, host: bytes, chained: dict[bytes, list[bytes]]) -> bytes:
-        """Return the header lines that tell an instance where the request came from."""
-        return self._origin.lines(host, chained)
+    def lead(self, head: Head, admitted: Admitted) -> bytes:
+        """Return what an instance gets first: all of the head but the ids and its own lines."""
+        if self._lead[0] is not admitted:
+            front, chained = head.outgoing
+            origin = self._origin.lines(head.incoming.host, chained)
+            self._lead = (admitted, b"".join((front, origin, admitted.parameters)))
+        return self._lead[1]
 
     def expect_body(self, within_s: float) -> None:
         """Read the body, and tell the invocation if nothing comes of it for so long."""
@@ -121,13 +130,13 @@ class ClientConnection(HttpToolsProtocol):
         self._deadline.clear()
         self.flow.pause_reading()
 
-    def on_answered(self, keep_alive: bool) -> None:
+    def on_answered(self, keep_alive: bool, now: float) -> None:
         """Give its turn to the next request, or wait for it, or close."""
         self._turn = None
         waits = self._in_body or self._in_head or self.pipeline or self.flow.read_paused
         if keep_alive and not waits and not self._close_next:
             # If the client has just left, `connection_lost` stops the clock.
-            self._deadline.within(self.limits.keep_alive_s)
+            self._deadline.until(now + self.limits.keep_alive_s)
             return
         if self.transport.is_closing():
             return
@@ -181,21 +190,20 @@ class ClientConnection(HttpToolsProtocol):
         self._deadline.stop()
         self._leave()
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes) -> None:  # noqa: C901 - calls cost more than branches
         if self._deaf:
             return
         workings = self.workings
         cycle = self.cycle
         fresh = not (self._in_head or self._in_body) and (cycle is None or cycle.response_complete)
         if fresh and workings is not None:
-            end = data.find(END) + len(END)
-            head = workings.heads.known.get(data[:end])
-            if (
-                head is not None
-                and len(data) == end + head.incoming.length  # type: ignore[operator]  # not chunked
-                and self._serve_known(workings, head, data[end:])
-            ):
-                return
+            head = self._usual
+            if head is None or not data.startswith(head.raw):
+                head = workings.heads.known.get(data[: data.find(END) + len(END)])
+            if head is not None and len(data) == head.size:
+                self._usual = head
+                if self._serve_known(workings, head, data):
+                    return
         self._fruitless += len(data)
         try:
             self.parser.feed_data(data)
@@ -315,7 +323,8 @@ class ClientConnection(HttpToolsProtocol):
                 self._head = None
                 return False
         quiet = self._is_quiet()
-        invocation = Invocation(workings, self, request, verdict, read_trace(self.headers))
+        invocation = Invocation(workings, self, request, read_trace(self.headers))
+        invocation.verdict = verdict
         self.cycle = invocation  # type: ignore[assignment]  # it stands in for uvicorn's
         if quiet:
             self._turn = invocation
@@ -325,22 +334,19 @@ class ClientConnection(HttpToolsProtocol):
             self.pipeline.appendleft((invocation, self.app))  # type: ignore[arg-type]  # the same
         return True
 
-    def _serve_known(self, workings: Workings, head: Head, body: bytes) -> bool:
+    def _serve_known(self, workings: Workings, head: Head, data: bytes) -> bool:
         """Serve a whole request whose head is known. False if it is no plain invocation now."""
-        verdict: Admitted | Problem
         try:
-            verdict = admit(workings.state, head)
-        except Refused as refused:
-            verdict = refused.problem
-        else:
-            if not verdict.is_plain:
-                return False
+            admitted = admit(workings.state, head)
+        except Refused:
+            return False
+        if not admitted.is_plain:
+            return False
         # The parser stands between two requests, and stays there.
         self._deadline.clear()
-        invocation = Invocation(workings, self, head, verdict, fresh_trace())
+        self._turn = invocation = Invocation(workings, self, head, fresh_trace())
         self.cycle = invocation  # type: ignore[assignment]  # it stands in for uvicorn's
-        self._turn = invocation
-        invocation.start(body)
+        invocation.serve(head, admitted, data[len(head.raw) :])
         return True
 
     def _learn(self, workings: Workings, head: Head, data: bytes) -> None:
@@ -356,7 +362,7 @@ class ClientConnection(HttpToolsProtocol):
             and not incoming.expects_continue
             and not any(name in _OF_ONE for name, _ in self.headers)
         ):
-            workings.heads.learn(data[:end], head)
+            workings.heads.learn(data[:end], head, len(data))
 
     def _hand_over(self) -> None:
         """Begin an ASGI cycle, as uvicorn does."""
@@ -384,7 +390,7 @@ class ClientConnection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
-        self.on_answered(keep_alive=True)
+        self.on_answered(keep_alive=True, now=monotonic())
 
     # Refusals.
 

@@ -3,10 +3,11 @@
 # ruff: noqa: N818 - the name says what happened; a suffix would add nothing
 
 from services.router.answer import AnswerHead, answer_head, front
+from services.router.client import Client
 from services.router.framing import chunk
 from services.router.limits import HTTP10_BYTES
 from services.router.problems import Problem, encode
-from services.router.request import Client, Request
+from services.router.request import Request
 from services.router.tracing import Trace
 
 
@@ -28,7 +29,7 @@ class Reply:
         answer = head.answer
         self.status = answer.status
         self._client = client
-        self._request_line = trace.request_line
+        self._request_id = trace.request
         self._front = head.front
         self._close = close
         self._bodiless = request.method == "HEAD" or answer.status in (204, 304)
@@ -67,7 +68,7 @@ class Reply:
         self._head = answer_head(
             self._front,
             self._client.common_lines(),
-            self._request_line,
+            self._request_id,
             chunked=self._chunked,
             close=self._close,
         )
@@ -96,7 +97,7 @@ def write_problem(
     head = answer_head(
         front(problem.status, kept),
         client.common_lines(),
-        trace.request_line,
+        trace.request,
         chunked=False,
         close=close,
     )

@@ -12,7 +12,7 @@ function, a newcomer waits too.
 
 import asyncio
 from collections.abc import Callable, Iterable
-from time import perf_counter
+from time import monotonic
 from typing import Final, Protocol
 
 import msgspec
@@ -26,6 +26,7 @@ from services.router.choice import (
     Shortage,
     choose,
     eject,
+    may_serve,
     next_return,
     shortage,
     silent_instances,
@@ -53,7 +54,7 @@ class Waiter(Protocol):
     """A parked request. It is told one of the two, once, unless it leaves before."""
 
     parked_at: float
-    """On `perf_counter`, as are all times that are told to people."""
+    """On `monotonic`, as are all times that are told to people."""
 
     @property
     def request_id(self) -> str:
@@ -79,7 +80,7 @@ class _Awaiting:
 
     def __init__(self, request_id: str, unwanted: Callable[[Grant], None]) -> None:
         self.request_id = request_id
-        self.parked_at = perf_counter()
+        self.parked_at = monotonic()
         self.slot: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
         self._unwanted = unwanted
 
@@ -153,10 +154,10 @@ class Slots:
         """Each function that has something in flight, with how much."""
         return {function: fleet.in_flight for function, fleet in self._busy.items()}
 
-    def take(self, function: Key) -> Candidate | None:
-        """Return a slot if one is free and nobody waits for it."""
+    def take(self, function: Key, now: float) -> Candidate | None:
+        """Return a slot if one is free and nobody waits for it. `now` is of the loop's clock."""
         lot = self.lot
-        return None if lot.parked and lot.waiting(function) else self._take(function)
+        return None if lot.parked and lot.waiting(function) else self._take(function, now)
 
     def park(self, function: Key, waiter: Waiter) -> None:
         """Let `waiter` wait for a slot. It may be told how that ended before this returns."""
@@ -179,7 +180,7 @@ class Slots:
         Raises:
             NoSlot: too many wait already, the wait was too long, or there will be none.
         """
-        candidate = self.take(function)
+        candidate = self.take(function, self._loop.time())
         if candidate is not None:
             return Grant(candidate)
         waiter = _Awaiting(request_id, lambda grant: self.release(function, grant.candidate, ""))
@@ -228,7 +229,7 @@ class Slots:
             self._refuse(function, Problem(503, "the function is gone", retry_after_s=5.0))
             return
         while self.lot.waiting(function):
-            candidate = self._take(function)
+            candidate = self._take(function, self._loop.time())
             if candidate is None:
                 self._set_alarm(function)
                 return
@@ -252,18 +253,20 @@ class Slots:
         for alarm in self._alarms.values():
             alarm.cancel()
 
-    def _take(self, function: Key) -> Candidate | None:
+    def _take(self, function: Key, now: float) -> Candidate | None:
         fleet = self.state.fleets.get(function)
         if fleet is None:
             return None
-        active = self.state.functions.get(function)
-        fleet.turn += 1
-        candidate = choose(
-            fleet.candidates,
-            active.revision if active is not None else 0,
-            self._loop.time(),
-            fleet.turn,
-        )
+        candidates = fleet.candidates
+        candidate: Candidate | None
+        if len(candidates) == 1:
+            # So it is for most functions, and there is no choice.
+            candidate = candidates[0] if may_serve(candidates[0], now) else None
+        else:
+            active = self.state.functions.get(function)
+            fleet.turn += 1
+            revision = active.revision if active is not None else 0
+            candidate = choose(candidates, revision, now, fleet.turn)
         if candidate is not None:
             candidate.in_flight += 1
             if not fleet.in_flight:
@@ -313,7 +316,7 @@ class Slots:
             return None
         if flight.reason == "saturated":
             return None
-        now = perf_counter()
+        now = monotonic()
         # An endpoint can be told by the stream before the demand's answer is here.
         demand_ms, steps_ms = flight.met or ((now - flight.since) * 1000, {})
         return ColdStart((now - waiter.parked_at) * 1000, demand_ms, steps_ms)
@@ -321,7 +324,7 @@ class Slots:
     def _demand(self, function: Key, correlation: str) -> None:
         if function not in self._flights:
             reason = shortage(self.state.candidates(function), self._loop.time())
-            flight = self._flights[function] = _Flight(correlation, reason, perf_counter())
+            flight = self._flights[function] = _Flight(correlation, reason, monotonic())
             flight.task = self._loop.create_task(self._fly(function, flight))
 
     async def _fly(self, function: Key, flight: _Flight) -> None:
@@ -336,7 +339,7 @@ class Slots:
 
     async def _ask_once(self, function: Key, flight: _Flight, waiting: int) -> float:
         """Ask once and act on the answer. Returns how long to wait before asking again."""
-        asked = perf_counter()
+        asked = monotonic()
         now = self._loop.time()
         candidates = self.state.candidates(function)
         reason = shortage(candidates, now)
@@ -356,7 +359,7 @@ class Slots:
                 detail = f"no instance of the function can be had: {reply.message}"
                 self._refuse(function, Problem(503, detail, retry_after_s=reply.retry_after_s))
             return reply.retry_after_s
-        self._met(function, flight, reply, (perf_counter() - asked) * 1000)
+        self._met(function, flight, reply, (monotonic() - asked) * 1000)
         return 0.0
 
     def _met(self, function: Key, flight: _Flight, reply: DemandMet, demand_ms: float) -> None:

@@ -5,70 +5,85 @@ demand, a cold start, events), so one word finds all of it.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from random import getrandbits
 from typing import Final
 
 import msgspec
 
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:~-]{0,127}\Z")
-_TRACEPARENT: Final = re.compile(rb"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}\Z")
-_REQUEST_NAME: Final = b"x-request-id: "
-_PARENT_NAME: Final = b"traceparent: "
-_HEX_ID: Final = re.compile(r"[0-9a-f]{32}\Z")
+_TRACEPARENT: Final = re.compile(
+    rb"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})\Z"
+)
+_TRACE_ID: Final = re.compile(rb"[0-9a-f]{32}\Z")
+REQUEST_NAME: Final = b"x-request-id: "
+TRACE_NAME: Final = b"\r\ntraceparent: "
+"""Behind a request id, whose line it ends."""
+_DIGITS: Final = 48
+"""Of a fresh trace: those of its id, and those of its parent's."""
+_DRAWN: Final = 64
+"""Fresh traces for each draw of the generator: four fifths cheaper than a draw for each."""
 
 
 class Trace(msgspec.Struct, frozen=True, gc=False):
-    """A request's ids, as the header lines that they are needed as for every request."""
+    """A request's ids, in the pieces that they are written in for every request."""
 
-    request_line: bytes
-    parent_line: bytes
+    request: bytes
+    """The value of `x-request-id`."""
+    trace: bytes
+    """What ties the request to others, as `parent`, `version` and `flags` in `traceparent`."""
+    parent: bytes
+    version: bytes = b"00"
+    flags: bytes = b"00"
 
     @property
     def request_id(self) -> str:
         """The value of `x-request-id`."""
-        return self.request_line[len(_REQUEST_NAME) : -2].decode("ascii")
+        return self.request.decode("ascii")
 
     @property
     def traceparent(self) -> str:
         """The value of `traceparent`."""
-        return self.parent_line[len(_PARENT_NAME) : -2].decode("ascii")
+        pieces = (self.version, self.trace, self.parent, self.flags)
+        return b"-".join(pieces).decode("ascii")
 
 
 def read_trace(headers: Iterable[tuple[bytes, bytes]]) -> Trace:
     """Take over the client's ids if they are well-formed, else make new ones."""
-    request_id = ""
-    traceparent = ""
+    request = b""
+    found: re.Match[bytes] | None = None
     for name, value in headers:
-        if name == b"x-request-id" and not request_id and _REQUEST_ID.match(value):
-            request_id = value.decode("ascii")
-        elif name == b"traceparent" and not traceparent:
+        if name == b"x-request-id" and not request and _REQUEST_ID.match(value):
+            request = value
+        elif name == b"traceparent" and found is None:
             found = _TRACEPARENT.match(value)
             # All zeros are invalid ids (W3C Trace Context, section 3.2.2).
-            if found is not None and int(found[1], 16) and int(found[2], 16):
-                traceparent = value.decode("ascii")
-    if not request_id and not traceparent:
-        return fresh_trace()
-    if not request_id:
-        request_id = traceparent[3:35]
-    if not traceparent:
-        fresh = fresh_trace()
-        if _HEX_ID.match(request_id) and int(request_id, 16):
-            traceparent = f"00-{request_id}-{fresh.request_id[:16]}-00"
-        else:
-            traceparent = fresh.traceparent
-    return Trace(
-        b"%b%b\r\n" % (_REQUEST_NAME, request_id.encode("ascii")),
-        b"%b%b\r\n" % (_PARENT_NAME, traceparent.encode("ascii")),
-    )
+            if found is not None and not (int(found[2], 16) and int(found[3], 16)):
+                found = None
+    if found is not None:
+        version, trace, parent, flags = found.groups()
+        return Trace(request or trace, trace, parent, version, flags)
+    fresh = fresh_trace()
+    if not request:
+        return fresh
+    names_one = _TRACE_ID.match(request) is not None and int(request, 16) != 0
+    return Trace(request, request if names_one else fresh.trace, fresh.parent)
+
+
+def _fresh_traces() -> Iterator[Trace]:
+    """Yield ids without end. They are no secrets."""
+    size = _DRAWN * _DIGITS
+    while True:
+        digits = getrandbits(4 * size).to_bytes(size // 2, "big").hex().encode("ascii")
+        for at in range(0, size, _DIGITS):
+            middle = at + 32
+            trace = digits[at:middle]
+            yield Trace(trace, trace, digits[middle : at + _DIGITS])
+
+
+_fresh: Final = _fresh_traces()
 
 
 def fresh_trace() -> Trace:
     """Return the ids of a request that brings none."""
-    # Ids are no secrets. One draw of the generator is a fifth of two calls of the system.
-    digits = getrandbits(192).to_bytes(24, "big").hex().encode("ascii")
-    trace_id = digits[:32]
-    return Trace(
-        b"x-request-id: %b\r\n" % trace_id,
-        b"traceparent: 00-%b-%b-00\r\n" % (trace_id, digits[32:]),
-    )
+    return next(_fresh)

@@ -39,6 +39,9 @@ class Receiver(Protocol):
     def on_continue(self) -> None:
         """The instance will take the body (RFC 9110, section 15.2.1)."""
 
+    def on_known(self, head: AnswerHead, data: bytes) -> None:
+        """All of an answer, whose head came before and may be passed on."""
+
     def on_head(self, head: AnswerHead, data: bytes, ended: bool) -> None:
         """The final answer's head, and what came of the body with it."""
 
@@ -60,12 +63,15 @@ class Connection(asyncio.Protocol):
         self.reused = False
         """It had served a request before the present one."""
         self.writable = True
-        self.idle_since = 0.0
+        self.idle_since = 0
+        """The round of the pool's sweeper in which it was used last."""
         self._pool = pool
         self.transport: asyncio.Transport | None = None
         """None before it is open, and once it is closed."""
         self._parser = httptools.HttpResponseParser(self)
         self._known = pool.heads.known
+        self._usual: AnswerHead | None = None
+        """The known one that came last: most instances send the same again."""
         self.last_lines = with_token(b"", endpoint.token)
         """What ends the head of every request."""
         self._receiver: Receiver | None = None
@@ -97,13 +103,13 @@ class Connection(asyncio.Protocol):
         """Whether a request may be started on it."""
         return self.transport is not None and not self.transport.is_closing()
 
-    def call(self, receiver: Receiver, method: str, data: bytes, within_s: float) -> None:
-        """Make a request; `data` is all of it. Something of the answer must come in time."""
+    def call(self, receiver: Receiver, method: str, data: bytes, until: float) -> None:
+        """Make a request; `data` is all of it. Something of the answer must come by `until`."""
         self._receiver = receiver
         self._head_only = method == "HEAD"
         self._fresh = not self._head_only
         self._request_sent = True
-        self._deadline.within(within_s)
+        self._deadline.until(until)
         if self.transport is not None:
             self.transport.write(data)
 
@@ -169,13 +175,15 @@ class Connection(asyncio.Protocol):
             return
         if first := self._fresh:
             self._fresh = False
-            end = data.find(END) + len(END)
-            head = self._known.get(data[:end])
-            if head is not None and len(data) == end + head.length:
+            head = self._usual
+            if head is None or not data.startswith(head.raw):
+                head = self._known.get(data[: data.find(END) + len(END)])
+            if head is not None and len(data) == head.size:
                 # A whole answer. The parser stands between two of them, and stays there.
+                self._usual = head
                 self._keep_alive = True
                 self._release()
-                receiver.on_head(head, data[end:], True)
+                receiver.on_known(head, data[len(head.raw) :])
                 return
         try:
             self._parser.feed_data(data)
@@ -284,9 +292,9 @@ class Connection(asyncio.Protocol):
         end = data.find(END) + len(END)
         head = AnswerHead(self._status, self._headers)
         with contextlib.suppress(ValueError):
-            if self._keep_alive and not self._broken and len(data) == end + head.length:
-                head.is_known = head.status != 421
-                self._pool.heads.learn(data[:end], head)
+            whole = self._keep_alive and not self._broken and len(data) == end + head.length
+            if whole and head.status != 421:
+                self._pool.heads.learn(data[:end], head, len(data))
 
     def _release(self) -> None:
         """Make ready for the next call, or close if there can be none.
