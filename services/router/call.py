@@ -234,8 +234,8 @@ class Call(ABC):
             body = chunk(body) + chunk(b"") if body else chunk(b"")
         data = b"".join(
             (
-                lead, REQUEST_NAME, trace.request, TRACE_NAME, trace.version, b"-", trace.trace,
-                b"-", trace.parent, b"-", trace.flags, b"\r\n", connection.last_lines, body,
+                lead, REQUEST_NAME, trace.request, TRACE_NAME, trace.parent, b"\r\n",
+                connection.last_lines, body,
             )
         )  # fmt: skip
         connection.call(self, head.method, data, now + silence_s)

@@ -1,5 +1,6 @@
 """What is remembered of heads, and that remembering changes nothing that anybody sees."""
 
+from services.router.answer import AnswerHead
 from services.router.heads import Heads
 from tests.services.router.gate import Gate
 from tests.services.router.instances import Call
@@ -8,13 +9,24 @@ POST = b"POST /f HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\n"
 
 
 def test_what_is_remembered_is_bounded_in_number_and_size() -> None:
-    heads: Heads[int] = Heads()
+    heads: Heads[AnswerHead] = Heads()
     for number in range(5000):
-        heads.learn(b"%d" % number, number)
+        heads.learn(b"%d" % number, AnswerHead(number, []), 10)
     assert len(heads.known) <= 512
-    assert heads.known[b"4999"] == 4999
-    heads.learn(b"x" * 5000, 1)
+    assert heads.known[b"4999"].status == 4999
+    heads.learn(b"x" * 5000, AnswerHead(200, []), 5000)
     assert b"x" * 5000 not in heads.known
+
+
+async def test_requests_that_alternate_on_a_connection_are_told_apart(gate: Gate) -> None:
+    instance = await gate.instance()
+    peer = await gate.client()
+    other = POST.replace(b"host: a", b"host: a\r\nx-mine: 1")
+    for head in (POST, other, POST, POST, other, other):
+        await peer.send(head + b"x")
+        assert (await peer.response()).status == 200
+        assert ("x-mine" in dict(instance.calls[-1].headers)) == (head is other)
+    peer.close()
 
 
 async def test_a_known_head_is_served_as_it_was_the_first_time_but_with_ids_of_its_own(
