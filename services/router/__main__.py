@@ -24,6 +24,7 @@ from services.router import sync
 from services.router.access.entry import Entry
 from services.router.activity import Progress, report
 from services.router.asynchronous.start import Asynchronous
+from services.router.bounded import ClientLimits
 from services.router.demand import asker
 from services.router.framing import networks
 from services.router.invoke import Invocations
@@ -31,7 +32,7 @@ from services.router.limits import Limits
 from services.router.metrics import Collector, Metrics
 from services.router.parking import Lot
 from services.router.pool import Pool
-from services.router.protocol import ClientLimits, client_protocol
+from services.router.protocol import client_protocol
 from services.router.settings import RouterSettings
 from services.router.slots import Slots
 from services.router.state import State

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from services.router.bounded import ClientLimits
 from services.router.limits import Limits
-from services.router.protocol import ClientLimits
 from tests.conftest import NatsServer
 from tests.services.router.gate import Gate
 from tests.services.router.platform import Platform

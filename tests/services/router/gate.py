@@ -10,13 +10,14 @@ from uvicorn.server import ServerState
 from schemas.control import DemandReply, DemandRequest
 from schemas.endpoints import Endpoint
 from schemas.events import Event
+from services.router.bounded import ClientLimits
 from services.router.framing import networks
 from services.router.invoke import Invocations
 from services.router.limits import Limits
 from services.router.metrics import Metrics
 from services.router.parking import Lot
 from services.router.pool import Pool
-from services.router.protocol import ClientLimits, client_protocol
+from services.router.protocol import client_protocol
 from services.router.slots import Slots
 from services.router.state import Function, State
 from services.router.table import Route

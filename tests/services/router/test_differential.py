@@ -13,8 +13,8 @@ from typing import NamedTuple
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from services.router.bounded import ClientLimits
 from services.router.limits import Limits
-from services.router.protocol import ClientLimits
 from tests.services.router.clients import eventually
 from tests.services.router.gate import Gate
 from tests.services.router.instances import Call
