@@ -15,7 +15,7 @@ because a request that uses one holds one of its slots.
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 import httptools
 
@@ -23,11 +23,8 @@ from schemas.endpoints import Endpoint
 from services.router.answer import AnswerHead
 from services.router.deadline import Deadline
 from services.router.framing import Header, with_token
-from services.router.heads import END
+from services.router.heads import END, Heads
 from services.router.retry import Failure
-
-if TYPE_CHECKING:
-    from services.router.pool import Pool
 
 _HEAD_BYTES: Final = 64 * 1024
 """The largest head of an answer."""
@@ -55,21 +52,35 @@ class Receiver(Protocol):
         """The request's body may be written on."""
 
 
+class Home(Protocol):
+    """Where connections are between two calls."""
+
+    loop: asyncio.AbstractEventLoop
+    heads: Heads[AnswerHead]
+    """Those that are known."""
+
+    def put(self, connection: "Connection") -> None:
+        """Take back a connection that may serve another call."""
+
+    def forget(self, connection: "Connection") -> None:
+        """Know no more of a connection that is closed."""
+
+
 class Connection(asyncio.Protocol):
     """One connection to one instance."""
 
-    def __init__(self, pool: "Pool", endpoint: Endpoint) -> None:
+    def __init__(self, home: Home, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.reused = False
         """It had served a request before the present one."""
         self.writable = True
         self.idle_since = 0
         """The round of the pool's sweeper in which it was used last."""
-        self._pool = pool
+        self._home = home
         self.transport: asyncio.Transport | None = None
         """None before it is open, and once it is closed."""
         self._parser = httptools.HttpResponseParser(self)
-        self._known = pool.heads.known
+        self._known = home.heads.known
         self._usual: AnswerHead | None = None
         """The known one that came last: most instances send the same again."""
         self.last_lines = with_token(b"", endpoint.token)
@@ -94,7 +105,7 @@ class Connection(asyncio.Protocol):
         self._request_sent = True
         self._broken = False
         self._paused = False
-        self._deadline = Deadline(pool.loop, self._on_silence)
+        self._deadline = Deadline(home.loop, self._on_silence)
 
     # What the owner of the connection calls.
 
@@ -170,7 +181,7 @@ class Connection(asyncio.Protocol):
         receiver = self._receiver
         if receiver is None:
             # Bytes that no request asked for: whose answer would they be?
-            self._pool.forget(self)
+            self._home.forget(self)
             self.close()
             return
         if first := self._fresh:
@@ -212,7 +223,7 @@ class Connection(asyncio.Protocol):
             self._tell()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._pool.forget(self)
+        self._home.forget(self)
         self.transport = None
         self._fail("closed")
 
@@ -294,7 +305,7 @@ class Connection(asyncio.Protocol):
         with contextlib.suppress(ValueError):
             whole = self._keep_alive and not self._broken and len(data) == end + head.length
             if whole and head.status != 421:
-                self._pool.heads.learn(data[:end], head, len(data))
+                self._home.heads.learn(data[:end], head, len(data))
 
     def _release(self) -> None:
         """Make ready for the next call, or close if there can be none.
@@ -309,7 +320,7 @@ class Connection(asyncio.Protocol):
         if self._status:
             self._forget_answer()
         self.reused = True
-        self._pool.put(self)
+        self._home.put(self)
 
     def _forget_answer(self) -> None:
         """Let the parser begin anew."""
