@@ -182,14 +182,16 @@ async def test_a_frozen_server_deletes_nothing(nats_server, bus, caplog):
     await publish(bus, "things.a", b"1")
     async with following(bus) as table:
         await table.until({"things.a": b"1"})
+        await publish(bus, "things.b", b"1")
+        await table.until({"things.a": b"1", "things.b": b"1"})
         with nats_server.frozen():
             async with asyncio.timeout(20):
                 while "no answer" not in caplog.text:  # noqa: ASYNC110 - a log has no event
                     await asyncio.sleep(0.01)
             assert "no heartbeat" in caplog.text
-            assert table.rows == {"things.a": b"1"}
+            assert table.rows == {"things.a": b"1", "things.b": b"1"}
         await publish(bus, "things.a", b"2", deadline_s=10)
-        await table.until({"things.a": b"2"})
+        await table.until({"things.a": b"2", "things.b": b"1"})
         assert not any(isinstance(update, Deleted) for update in table.updates)
 
 
