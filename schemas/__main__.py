@@ -63,6 +63,8 @@ def asyncapi() -> dict[str, Any]:
                 "max_age_s": entry.max_age_s,
                 "discard": entry.discard,
             }
+            if entry.fenced:
+                channels[name]["x-jetstream"]["fence"] = entry.fence
         operations[f"publish-{name}"] = {
             "action": "send",
             "channel": {"$ref": f"#/channels/{name}"},

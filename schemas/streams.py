@@ -29,6 +29,10 @@ from schemas import (
 DAY_S: Final = 24 * 3600.0
 MIB: Final = 1024 * 1024
 
+TERM_HEADER: Final = "Wasmfn-Term"
+"""In whose term a message of a fenced stream was written. On the fence, a message of its own
+with nothing else: followers take it for the deletion of what never was."""
+
 
 class Lease(msgspec.Struct, frozen=True):
     """Who leads, and in which term. Renewed by replacing it with itself."""
@@ -67,11 +71,18 @@ class Stream(msgspec.Struct, frozen=True):
     """A subject that has its `max_msgs_per_subject` takes no more, instead of losing the oldest."""
     producers: tuple[str, ...] = ()
     """Who else writes: a queue has several, since no two write the same message."""
+    fenced: bool = False
+    """Only a leader writes, and what one of an earlier term sends is not stored."""
+
+    @property
+    def fence(self) -> str:
+        """The subject on which each term of a fenced stream begins."""
+        return subjects.FENCES.subject(stream=self.name.lower())
 
     @property
     def subjects(self) -> tuple[str, ...]:
         """The subjects that the stream captures."""
-        return (self.template.wildcard,)
+        return (self.template.wildcard, *((self.fence,) if self.fenced else ()))
 
 
 class Channel(msgspec.Struct, frozen=True):
@@ -106,6 +117,7 @@ ACTIVE: Final = Stream(
     readers=("router", "scheduler", "builder"),
     max_msgs_per_subject=1,
     max_bytes=256 * MIB,
+    fenced=True,
 )
 STATUS: Final = Stream(
     name="STATUS",
@@ -116,6 +128,7 @@ STATUS: Final = Stream(
     readers=("people", "scheduler"),
     max_msgs_per_subject=1,
     max_bytes=256 * MIB,
+    fenced=True,
 )
 BUILDS: Final = Stream(
     name="BUILDS",
@@ -146,6 +159,7 @@ ENDPOINTS: Final = Stream(
     readers=("router", "scheduler"),
     max_msgs_per_subject=1,
     max_bytes=256 * MIB,
+    fenced=True,
 )
 EVENTS: Final = Stream(
     name="EVENTS",
@@ -225,6 +239,7 @@ TIMERS: Final = Stream(
     readers=("scheduler", "people"),
     max_msgs_per_subject=1,
     max_bytes=16 * MIB,
+    fenced=True,
 )
 
 STREAMS: Final = (

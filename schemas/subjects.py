@@ -92,6 +92,8 @@ ENDPOINTS: Final = Template("wasmfn.endpoints.{namespace}.{function}.{instance}"
 EVENTS: Final = Template("wasmfn.events.{service}.{namespace}.{kind}.{name}.{what}")
 LOGS: Final = Template("wasmfn.logs.{namespace}.{function}")
 LEASES: Final = Template("wasmfn.leases.{name}")
+FENCES: Final = Template("wasmfn.fences.{stream}")
+"""In each stream that only a leader writes: the last message says in which term."""
 INVOCATIONS: Final = Template("wasmfn.invocations.{namespace}.{function}.{id}")
 RESULTS: Final = Template("wasmfn.results.{namespace}.{function}.{id}")
 TIMERS: Final = Template("wasmfn.timers.{namespace}.{name}")

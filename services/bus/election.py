@@ -118,6 +118,11 @@ def step_down(c: Contender) -> Contender:
     return msgspec.structs.replace(c, renewed_at=None)
 
 
+def outdone(c: Contender, term: int) -> Contender:
+    """Stop leading, since there has been a leader in `term`: the next claim is for a later one."""
+    return msgspec.structs.replace(c, renewed_at=None, top_term=max(c.top_term, term))
+
+
 def emptied(c: Contender, now: float) -> Contender:
     """Take in that the subject holds nothing any more, as in a replaced stream.
 

@@ -38,6 +38,17 @@ class Conflict(BusError):
         )
 
 
+class Fenced(BusError):
+    """A later term than ours writes this stream: nothing of ours is stored any more."""
+
+    def __init__(self, subject: str, term: int, later: int = 0) -> None:
+        self.subject = subject
+        self.term = term
+        self.later = later
+        """The later term, or 0 if only NATS has seen it yet."""
+        super().__init__(f"{subject} is not stored for term {term}, which is over")
+
+
 class StreamConflict(BusError):
     """A stream of this name exists and cannot be made what the platform needs."""
 

@@ -32,12 +32,15 @@ _CANCEL_AGAIN_S = 5.0
 class Reign:
     """One term of leading."""
 
-    def __init__(self, term: int, holds: Callable[[], bool]) -> None:
+    def __init__(
+        self, term: int, holds: Callable[[], bool], resign: Callable[[int], None] = lambda _: None
+    ) -> None:
         self.term = term
         """Grows with every new leader. Keepers refuse calls of lower terms."""
         self.lost = asyncio.Event()
         """Set when the term is over, before what runs under it is cancelled."""
         self._holds = holds
+        self._resign = resign
 
     @property
     def holds(self) -> bool:
@@ -46,6 +49,11 @@ class Reign:
         True to the moment even in a process that was paused: ask before acting.
         """
         return not self.lost.is_set() and self._holds()
+
+    def resign(self, later: int = 0) -> None:
+        """End the term, whatever the lease says: a `later` one is known to have begun."""
+        self.lost.set()
+        self._resign(later)
 
 
 async def lead(
@@ -113,14 +121,21 @@ class _Contest:
         while self._me.renewed_at is None:
             await self._step(None)
         assert self._me.lease is not None  # noqa: S101 - a leader has one
-        reign = Reign(self._me.lease.term, lambda: election.leads(self._me, time.monotonic()))
+        reign = Reign(
+            self._me.lease.term,
+            lambda: election.leads(self._me, time.monotonic()),
+            self._resigned,
+        )
         log.info("leading", extra={"lease": self._name, "term": reign.term})
         body = asyncio.ensure_future(govern(reign))
         try:
-            while self._me.renewed_at is not None and not body.done():
+            while self._me.renewed_at is not None and not (body.done() or reign.lost.is_set()):
                 await self._step(body)
         finally:
             finished = body.done()
+            if reign.lost.is_set():
+                # A renewal may have been under way. The next claim is for a higher term.
+                self._me = election.step_down(self._me)
             reign.lost.set()
             while not body.done():
                 # One may be lost in a library, as when it comes together with what was waited for;
@@ -134,6 +149,10 @@ class _Contest:
         elif not body.cancelled() and (error := body.exception()) is not None:
             raise error
         return finished
+
+    def _resigned(self, later: int) -> None:
+        self._me = election.outdone(self._me, later)
+        self._news.set()
 
     async def _step(self, body: asyncio.Future[None] | None) -> None:
         """Do one thing that the rules say, or wait for the time, for news, or for `body`."""

@@ -72,6 +72,8 @@ def _about_streams(user: str) -> Iterator[str]:
     for stream in STREAMS:
         if _writes(user, stream):
             yield _written(user, stream.template, stream.writer)
+            if stream.fenced:
+                yield stream.fence
         if _reads(user, stream):
             yield from _reading(stream.name)
             if stream.retention == "workqueue":

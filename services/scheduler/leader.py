@@ -202,14 +202,14 @@ class Leader:
                 return
 
     async def _recall(self) -> None:
-        """Read what was decided in earlier terms. After this, only we write it."""
+        """Read what was decided in earlier terms: from here on only we write it."""
+        await self._record.begin()
         created = await self._created(ACTIVE.name)
         if (lost := self._memory.lost(created)) is not None:
             await self._write_again(lost)
         for entry in await self._snapshot(ACTIVE.name):
             if (active := _decode(entry, _ACTIVE)) is not None:
                 self.world.put_active(active)
-                self._record.read(entry.subject, entry.sequence)
                 if WITHOUT_SPEC in entry.headers:
                     kind = str(active.__struct_config__.tag)
                     self.world.bereft.add((kind, active.namespace, active.name))

@@ -2,7 +2,8 @@
 
 The bus is written first and the world changed when it has stored it: when it does
 not, the key fails and is planned anew. Nothing is written by a leader whose term
-is over, even in a process that was paused meanwhile.
+is over, even in a process that was paused meanwhile: it looks at its lease, and NATS at
+the fence of the stream (`services.bus.fence`).
 """
 
 import contextlib
@@ -20,13 +21,14 @@ from schemas.endpoints import Endpoint
 from schemas.events import Level, new_event
 from schemas.invocations import Invocation
 from schemas.status import Phase, Status
-from schemas.streams import TimerMark
+from schemas.streams import ACTIVE, ENDPOINTS, STATUS, STREAMS, TIMERS, Stream, TimerMark
 from services.bus.connection import Bus
 from services.bus.enqueue import enqueue
-from services.bus.errors import Conflict
+from services.bus.errors import Fenced
 from services.bus.events import EventLog
+from services.bus.fence import Fence
 from services.bus.lease import Reign
-from services.bus.publish import publish, tombstone
+from services.bus.publish import publish, raise_fence, tombstone
 from services.scheduler.audience import Audience
 from services.scheduler.world import FunctionName, Object, World
 
@@ -65,8 +67,7 @@ class Record:
     ) -> None:
         self._audience = audience
         self._in_force = 0
-        self._last: dict[str, int] = {}
-        """Subject of what is in force -> its last sequence, as far as it is known."""
+        self._fences: dict[str, Fence] = {}
         self._bus = bus
         self._events = events
         self._reign = reign
@@ -77,26 +78,24 @@ class Record:
         if not self._reign.holds:
             raise DeposedError(f"term {self._reign.term} is over")
 
-    def read(self, subject: str, sequence: int) -> None:
-        """Take in what is in force there: it is replaced only if nobody else has done so since.
+    async def begin(self) -> None:
+        """Keep everyone out who led before. After this, what is read stays as it is.
 
-        Nobody but a leader writes it, so that an older one which is late changes nothing.
+        Raises:
+            DeposedError: somebody leads in a later term.
+            BusError: NATS does not do it (yet).
         """
-        self._last[subject] = sequence
+        for stream in STREAMS:
+            if stream.fenced:
+                with self._as_long_as_we_lead():
+                    self._fences[stream.name] = await raise_fence(
+                        self._bus, stream, self._reign.term
+                    )
 
     async def activate(self, active: Active, *, without_spec: bool = False) -> None:
         """Put an object in force; `without_spec` if its spec was lost with the data of NATS."""
-        subject = active_subject(active)
-        self.check()
-        with self._expecting(subject) as expected:
-            sequence = await publish(
-                self._bus,
-                subject,
-                msgspec.json.encode(active),
-                expected=expected,
-                headers={WITHOUT_SPEC: "1"} if without_spec else None,
-            )
-        self._last[subject] = sequence
+        headers = {WITHOUT_SPEC: "1"} if without_spec else None
+        sequence = await self._put(ACTIVE, active_subject(active), active, headers)
         if not isinstance(active, (ActiveEnvironment, ActiveTimer)):  # no business of a router
             self._in_force = sequence
 
@@ -104,28 +103,15 @@ class Record:
         """Take an object out of force."""
         kind, namespace, name = key
         subject = subjects.ACTIVE.subject(kind=kind, namespace=namespace, name=name)
-        self.check()
-        with self._expecting(subject) as expected:
-            await tombstone(self._bus, subject, expected=expected)
-
-    @contextlib.contextmanager
-    def _expecting(self, subject: str) -> Iterator[int | None]:
-        """Yield what is expected to be in force: after an answer that was lost, nobody knows."""
-        expected = self._last.pop(subject, None)
-        try:
-            yield expected
-        except Conflict:
-            if expected is not None:
-                self._last[subject] = expected
-            raise
+        await self._delete(ACTIVE, subject)
 
     async def publish_endpoint(self, endpoint: Endpoint) -> None:
         """Tell routers of an instance."""
-        await self._put(_endpoint_subject(endpoint), endpoint)
+        await self._put(ENDPOINTS, _endpoint_subject(endpoint), endpoint)
 
     async def withdraw_endpoint(self, endpoint: Endpoint, reason: str) -> None:
         """Take an instance from the routers."""
-        await self._delete(_endpoint_subject(endpoint))
+        await self._delete(ENDPOINTS, _endpoint_subject(endpoint))
         self.event(
             ("function", endpoint.namespace, endpoint.function),
             "endpoint-withdrawn",
@@ -165,7 +151,7 @@ class Record:
         if phase == "active" and not await self._audience.reached(self._in_force, ROUTERS_S):
             log.warning("a router is slow to apply what is in force; %s is called active", name)
         subject = subjects.STATUS.subject(kind=kind, namespace=namespace, name=name)
-        await self._put(subject, status)
+        await self._put(STATUS, subject, status)
         self._world.statuses[key] = status
         if before is None or (before.phase, before.message, before.observed_revision) != (
             phase,
@@ -187,7 +173,8 @@ class Record:
     async def clear_status(self, key: Object, message: str) -> None:
         """Say nothing of an object any more, which is gone."""
         kind, namespace, name = key
-        await self._delete(subjects.STATUS.subject(kind=kind, namespace=namespace, name=name))
+        subject = subjects.STATUS.subject(kind=kind, namespace=namespace, name=name)
+        await self._delete(STATUS, subject)
         self._world.statuses.pop(key, None)
         self.event(key, "deleted", message)
 
@@ -228,19 +215,43 @@ class Record:
 
     async def mark_timer(self, name: FunctionName, mark: TimerMark) -> None:
         """Say up to when the calls of a timer are made."""
-        await self._put(subjects.TIMERS.subject(namespace=name[0], name=name[1]), mark)
+        await self._put(TIMERS, subjects.TIMERS.subject(namespace=name[0], name=name[1]), mark)
 
     async def forget_timer(self, name: FunctionName) -> None:
         """Say nothing of a timer any more, which is gone."""
-        await self._delete(subjects.TIMERS.subject(namespace=name[0], name=name[1]))
+        await self._delete(TIMERS, subjects.TIMERS.subject(namespace=name[0], name=name[1]))
 
-    async def _put(self, subject: str, message: msgspec.Struct) -> int:
+    async def _put(
+        self,
+        stream: Stream,
+        subject: str,
+        message: msgspec.Struct,
+        headers: dict[str, str] | None = None,
+    ) -> int:
         self.check()
-        return await publish(self._bus, subject, msgspec.json.encode(message))
+        with self._as_long_as_we_lead():
+            return await publish(
+                self._bus,
+                subject,
+                msgspec.json.encode(message),
+                fence=self._fences[stream.name],
+                headers=headers,
+            )
 
-    async def _delete(self, subject: str) -> None:
+    async def _delete(self, stream: Stream, subject: str) -> None:
         self.check()
-        await tombstone(self._bus, subject)
+        with self._as_long_as_we_lead():
+            await tombstone(self._bus, subject, fence=self._fences[stream.name])
+
+    @contextlib.contextmanager
+    def _as_long_as_we_lead(self) -> Iterator[None]:
+        """Raise DeposedError, and lead no more, where NATS says that another one does."""
+        try:
+            yield
+        except Fenced as error:
+            log.warning("%s", error)
+            self._reign.resign(error.later)
+            raise DeposedError(str(error)) from error
 
 
 def _endpoint_subject(endpoint: Endpoint) -> str:
