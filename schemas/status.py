@@ -1,13 +1,16 @@
 """How far each object is, for people: the last message per object stands."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 Phase = Literal["rejected", "waiting", "building", "starting", "active", "failed"]
 """`rejected`: the spec is wrong. `waiting`: it needs an object that is not there yet.
 `failed`: the spec is right, but it could not be made to run."""
+
+NO_SPEC: Final = 0
+"""In place of a revision: its spec was deleted or lost, and it is in force all the same."""
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -18,7 +21,7 @@ class Status(msgspec.Struct, frozen=True):
     name: str
     phase: Phase
     observed_revision: int
-    """The revision (stream sequence of its spec) that this status speaks of."""
+    """The revision (stream sequence of its spec) that this status speaks of, or `NO_SPEC`."""
     active_revision: int | None
     """The revision in force, which may be an older one."""
     message: str

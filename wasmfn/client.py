@@ -26,13 +26,13 @@ from schemas.builds import MAX_MODULE_MIB, MODULES_BUCKET, UPLOADS_BUCKET
 from schemas.events import Event, LogLine
 from schemas.names import sha256_hex
 from schemas.specs import KINDS, AnySpec, Module, decode_spec
-from schemas.status import Status
+from schemas.status import NO_SPEC, Status
 from schemas.streams import EVENTS, LOGS, MIB, SPECS, STATUS
 from services.bus import connection, objects
 from services.bus.errors import Conflict
 from services.bus.feed import FeedLost, open_feed
 from services.bus.follow import follow
-from services.bus.publish import publish, tombstone
+from services.bus.publish import TOMBSTONE_S, publish, tombstone
 from services.bus.state import Entry, Put, Snapshot
 from wasmfn import access
 from wasmfn.discovery import Platform
@@ -141,6 +141,8 @@ class Client:
             ConflictError: it is an environment that functions use, or `expected` does not hold.
         """
         found = await self.get(key)
+        if expected is None:
+            expected = found.revision if found.published else 0
         if key.kind == "environment":
             users = functions_using(key, await self.objects("function", key.namespace))
             if users:
@@ -153,7 +155,9 @@ class Client:
             return await tombstone(
                 self.bus,
                 _spec_subject(key),
-                expected=found.revision if expected is None else expected,
+                expected=expected,
+                # A leader that comes later sees no spec either way, which alone ends nothing.
+                keep_s=TOMBSTONE_S if found.published else None,
             )
 
     async def withdraw(self, revisions: Mapping[Key, int]) -> None:
@@ -167,12 +171,12 @@ class Client:
                     await tombstone(self.bus, _spec_subject(key), expected=revision)
 
     async def get(self, key: Key) -> Object:
-        """Return one object with its status.
+        """Return one object with its status, be its spec published or only in force yet.
 
         Raises:
             MissingError: there is no such object.
         """
-        found = await self.find(key)
+        found = await self.find(key, unpublished=True)
         if found is None:
             raise MissingError(
                 f"there is no {key}; `wasmfn {verb_of(key.kind)} list -n {key.namespace}` shows"
@@ -180,13 +184,19 @@ class Client:
             )
         return found
 
-    async def find(self, key: Key) -> Object | None:
-        """Return one object with its status, or None if there is none."""
+    async def find(self, key: Key, *, unpublished: bool = False) -> Object | None:
+        """Return one object with its status, or None if there is none.
+
+        With `unpublished` also one in force whose spec was deleted, or lost with NATS's data.
+        """
         found = await self._objects(key.kind, key.namespace, key.name)
-        return found[0] if found else None
+        return found[0] if found and (found[0].published or unpublished) else None
 
     async def objects(self, kind: str | None = None, namespace: str | None = None) -> list[Object]:
-        """Return the objects of a kind and a namespace, or of all, sorted by kind and name."""
+        """Return the objects of a kind and a namespace, or of all, sorted by kind and name.
+
+        Those in force without a spec are among them.
+        """
         return await self._objects(kind, namespace, None)
 
     async def wait(
@@ -301,8 +311,9 @@ class Client:
             words = subjects.SPECS.parse(entry.subject)
             if words is not None:
                 key = Key(words["kind"], words["namespace"], words["name"])
-                status = told.get((key.kind, key.namespace, key.name))
+                status = told.pop((key.kind, key.namespace, key.name), None)
                 objects.append(_object(key, entry, status))
+        objects += [_unpublished(s) for s in told.values() if s.observed_revision == NO_SPEC]
         return sorted(objects, key=lambda thing: thing.key)
 
     async def _snapshot(self, stream: str, subject: str) -> list[Entry]:
@@ -331,6 +342,19 @@ def _object(key: Key, entry: Entry, status: Status | None) -> Object:
         published_at=entry.time,
         spec=spec,
         problem=problem,
+        status=status,
+    )
+
+
+def _unpublished(status: Status) -> Object:
+    """Return what is in force though its spec is not there any more."""
+    return Object(
+        key=Key(status.kind, status.namespace, status.name),
+        revision=status.observed_revision,
+        published_at=status.time,
+        spec=None,
+        problem=status.message,
+        published=False,
         status=status,
     )
 

@@ -81,7 +81,7 @@ async def deploy(
         # The function would wait for it, without an end.
         await client.get(Key("environment", namespace, spec.environment))
     try:
-        wanted = routes_for(key, wishes, present)
+        wanted = routes_for(key, wishes, [route for route in present if route.published])
     except msgspec.ValidationError as error:
         raise RejectedError(str(error)) from error
     # The tag of an image may stand for another one by now.

@@ -38,7 +38,9 @@ class Object(msgspec.Struct, frozen=True, kw_only=True):
     """Stream sequence of the spec; grows with every publish."""
     published_at: datetime
     spec: AnySpec | None
-    """None if what was published cannot be read; then `problem` says why."""
+    """None if there is none, or it cannot be read; then `problem` says why."""
+    published: bool = True
+    """False if its spec was deleted or lost: it is in force all the same, as its status says."""
     problem: str = ""
     status: Status | None = None
 

@@ -30,7 +30,12 @@ _PAUSE_MAX_S: Final = 2.0
 
 
 async def follow(
-    bus: Bus, stream: str, filters: Sequence[str] = (), *, resync_s: float = RESYNC_S
+    bus: Bus,
+    stream: str,
+    filters: Sequence[str] = (),
+    *,
+    resync_s: float = RESYNC_S,
+    tombstones: bool = False,
 ) -> AsyncGenerator[Update, None]:
     """Yield a `Snapshot`, then `Put`, `Deleted` and `Replaced`, without end.
 
@@ -43,8 +48,9 @@ async def follow(
         stream: the stream's name.
         filters: subjects to follow, wildcards allowed, not overlapping; none means all.
         resync_s: how often to compare with a fresh snapshot, give or take a quarter.
+        tombstones: tell also of the deletion of what was never told of.
     """
-    held = Held()
+    held = Held(tombstones=tombstones)
     pause_s = 0.0
     loop = asyncio.get_running_loop()
     while True:
@@ -91,7 +97,10 @@ async def _first(feed: Feed, held: Held) -> Snapshot:
     """Return all there is."""
     entries = [entry async for entry in feed.snapshot()]
     held.restart(feed.created, entries)
-    return Snapshot(tuple(entry for entry in entries if entry.payload))
+    return Snapshot(
+        tuple(entry for entry in entries if entry.payload),
+        tuple(entry.subject for entry in entries if not entry.payload),
+    )
 
 
 async def _compare(bus: Bus, stream: str, feed: Feed, held: Held) -> AsyncIterator[Update]:

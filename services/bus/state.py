@@ -27,6 +27,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     """All there is, in the order in which it was stored. Always the first update."""
 
     entries: tuple[Entry, ...]
+    deleted: tuple[str, ...] = ()
+    """The subjects that say that they were deleted."""
 
 
 class Put(msgspec.Struct, frozen=True):
@@ -57,9 +59,13 @@ Update = Snapshot | Put | Deleted | Replaced
 
 
 class Held:
-    """The sequence of every subject a follower has told of."""
+    """The sequence of every subject a follower has told of.
 
-    def __init__(self) -> None:
+    With `tombstones` it tells also of the deletion of what it has never told of.
+    """
+
+    def __init__(self, *, tombstones: bool = False) -> None:
+        self._tombstones = tombstones
         self.created: datetime | None = None
         """When the stream was made; None until the first complete snapshot."""
         self._live: dict[str, int] = {}
@@ -82,7 +88,7 @@ class Held:
             self._live[entry.subject] = entry.sequence
             return Put(entry)
         self._dead[entry.subject] = entry.sequence
-        if self._live.pop(entry.subject, None) is None:
+        if self._live.pop(entry.subject, None) is None and not self._tombstones:
             return None
         return Deleted(entry.subject, entry.sequence)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from schemas.active import ActiveEnvironment, ActiveRoute, ActiveSubscription, ActiveTimer
 from schemas.specs import EnvironmentSpec, RouteSpec, SubscriptionSpec, TimerSpec
+from schemas.status import NO_SPEC
 from services.scheduler.judge import Rejected
 from services.scheduler.record import Record
 from services.scheduler.world import BEREFT, REMEMBERED, FunctionName, Object, World
@@ -28,7 +29,9 @@ class Judging:
         """Look at one object."""
         kind, namespace, name = key
         if key in self._world.bereft:
-            await self._record.set_status(key, "waiting", BEREFT, observed=0, active=REMEMBERED)
+            await self._record.set_status(
+                key, "waiting", BEREFT, observed=NO_SPEC, active=REMEMBERED
+            )
             return
         match kind:
             case "environment":
@@ -51,7 +54,7 @@ class Judging:
                     "active",
                     f"it cannot be deleted while it is used by {_names(users)};"
                     " it stays in force until they are deleted or use another",
-                    observed=active.revision,
+                    observed=NO_SPEC,
                     active=active.revision,
                 )
                 return

@@ -273,20 +273,24 @@ class Leader:
         self,
         stream: str,
         put: Callable[[Entry, bool], None],
-        deleted: Callable[[str], None] | None,
+        deleted: Callable[[str, bool], None] | None,
         complete: asyncio.Event,
     ) -> None:
-        async for update in follow(self._bus, stream):
+        # What is in force without a spec is deleted like everything else.
+        async for update in follow(self._bus, stream, tombstones=deleted is not None):
             match update:
-                case Snapshot(entries):
+                case Snapshot(entries, gone):
                     for entry in entries:
                         put(entry, False)
+                    if deleted is not None:
+                        for subject in gone:
+                            deleted(subject, False)
                     complete.set()
                 case Put(entry):
                     put(entry, True)
                 case Deleted(subject):
                     if deleted is not None:
-                        deleted(subject)
+                        deleted(subject, True)
                 case Replaced():
                     self._tell(
                         "stream-replaced",
@@ -305,10 +309,11 @@ class Leader:
             self._spec_event(key, "spec-published", f"revision {entry.sequence} was published")
             self._look_at(key)
 
-    def _delete_spec(self, subject: str) -> None:
+    def _delete_spec(self, subject: str, news: bool) -> None:
         if (tokens := subjects.SPECS.parse(subject)) is not None:
             key = (tokens["kind"], tokens["namespace"], tokens["name"])
-            self._spec_event(key, "spec-deleted", "it was deleted")
+            if news:
+                self._spec_event(key, "spec-deleted", "it was deleted")
             self.world.put_spec(key, None)
             self._look_at(key)
 
@@ -321,7 +326,7 @@ class Leader:
             if news:
                 self._reconciler.build_changed(build.id)
 
-    def _delete_build(self, subject: str) -> None:
+    def _delete_build(self, subject: str, news: bool) -> None:
         # Collected by the builder, with its artifact: whoever wants it again has to ask.
         if (tokens := subjects.BUILDS.parse(subject)) is not None:
             self.world.builds.pop(tokens["build"], None)

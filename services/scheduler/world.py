@@ -22,7 +22,7 @@ from schemas.builds import Build, build_id
 from schemas.endpoints import Endpoint
 from schemas.pods import PodFact
 from schemas.specs import AnySpec, FunctionSpec
-from schemas.status import Status
+from schemas.status import NO_SPEC, Status
 from services.scheduler import placement, scaling
 from services.scheduler.judge import Rejected, Resolved, Waiting, resolve
 from services.scheduler.plan import Failure, Process, ProcessState, View
@@ -219,11 +219,11 @@ class World:
         """Take in a spec, or that it was deleted."""
         kind, namespace, name = key
         before = self.specs.get(key)
+        self.bereft.discard(key)
         if spec is None:
             self.specs.pop(key, None)
         else:
             self.specs[key] = spec
-            self.bereft.discard(key)
         if kind == "function":
             for record in (before, spec):
                 if record is not None and isinstance(record.verdict, FunctionSpec):
@@ -256,7 +256,7 @@ class World:
         return View(
             namespace=name[0],
             name=name[1],
-            observed=spec.revision if spec else 0,
+            observed=spec.revision if spec else NO_SPEC,
             wanted=wanted,
             active=active,
             build=self.builds.get(build),

@@ -18,7 +18,7 @@ from schemas.streams import Lease
 from services.bus.connection import Bus, BusSettings
 from services.pids import start_ticks
 from tests.faults.load import Load, Router
-from tests.services.scheduler.stack import Stack
+from tests.services.scheduler.stack import SEARCHED, Stack
 from wasmfn.notify import NotifySocket
 
 LONG = os.environ.get("WASMFN_FAULTS") == "long"
@@ -105,7 +105,7 @@ class Rig(Stack):
             },
         }
         values = {"nats_url": self.settings.nats_url, **known[service], **settings}
-        environ = {"PATH": os.environ["PATH"], "NOTIFY_SOCKET": self._notify.address}
+        environ = {"NOTIFY_SOCKET": self._notify.address, **SEARCHED}
         environ |= self.environment
         environ |= {f"WASMFN_{service}_{key}".upper(): str(v) for key, v in values.items()}
         with (directory / f"{name}.log").open("ab") as log:

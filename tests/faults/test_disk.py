@@ -18,7 +18,7 @@ from services.bus.publish import publish
 from tests.conftest import NatsServer
 from tests.faults.load import Load, Router
 from tests.faults.rig import FUNCTION, SPEC, Rig
-from tests.services.scheduler.stack import EXAMPLES
+from tests.services.scheduler.stack import EXAMPLES, SEARCHED
 from wasmfn import client
 from wasmfn.client import Key
 from wasmfn.discovery import read_platform
@@ -105,7 +105,7 @@ async def test_what_cannot_be_stored_is_refused_and_what_was_stored_is_there_aft
 
 async def test_up_restarts_a_nats_whose_disk_was_full_once_there_is_room(disk: Disk) -> None:
     data = disk.where / "data"
-    environ = {"PATH": os.environ["PATH"], "HOME": str(disk.where)}
+    environ = {**SEARCHED, "HOME": str(disk.where)}
     with (disk.where.parent / "up.log").open("wb") as said:
         up = subprocess.Popen(  # noqa: ASYNC220 - once
             [EXECUTABLE, "up", "--http", "127.0.0.1:0", "--data", data],

@@ -74,7 +74,7 @@ async def apply(
         note("the files hold no document; nothing to do")
         return
     async with session.connect() as client:
-        present = {thing.key: thing for thing in await client.objects()}
+        present = {thing.key: thing for thing in await client.objects() if thing.published}
         changes = plan(wanted, {key: thing.spec for key, thing in present.items()}, prune=prune)
         for change in changes:
             write(_line(change, dry_run=dry_run))

@@ -100,7 +100,7 @@ def add_delete(group: click.Group, kind: str) -> None:
             raise click.UsageError("Missing argument 'NAMES...'.")
         async with session.connect() as client:
             for key in keys:
-                if ignore_missing and await client.find(key) is None:
+                if ignore_missing and await client.find(key, unpublished=True) is None:
                     continue
                 await client.delete(key)
                 note(f"deleted {key}")

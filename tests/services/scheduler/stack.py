@@ -41,6 +41,8 @@ from services.bus.streams import ensure_buckets, ensure_streams
 from services.scheduler.pods.processes import read_pod, stop_all
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
+SEARCHED = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+"""Where programs are found; nothing else of a test's environment reaches a service."""
 T = TypeVar("T")
 
 
@@ -111,7 +113,7 @@ class Stack:
         }[service]
         prefix = f"WASMFN_{service.upper()}_"
         values = {"nats_url": self.settings.nats_url, "log_level": "info", **known, **settings}
-        environ = {"PATH": os.environ["PATH"]}
+        environ = dict(SEARCHED)
         environ |= {prefix + key.upper(): str(value) for key, value in values.items()}
         if service == "builder":
             (d / f"work-{name}").mkdir(exist_ok=True)
