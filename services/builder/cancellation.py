@@ -39,7 +39,10 @@ async def cancelling(builder: Builder, claimants: Claimants, patience_s: float) 
     while True:
         claimants.changed.clear()
         now = time.monotonic()
-        since = unwanted_since(builder.unfinished(), claimants.claim().builds, since, now)
+        unfinished = builder.unfinished()
+        # Putting all claims together takes as long as there are specs, for each that changes.
+        claimed = claimants.claim().builds if unfinished else frozenset()
+        since = unwanted_since(unfinished, claimed, since, now)
         waits = [at + patience_s - now for at in since.values()]
         for build, at in since.items():
             if now - at >= patience_s:

@@ -4,8 +4,10 @@ import asyncio
 
 import pytest
 
+from schemas.status import NO_SPEC
 from tests.conftest import NatsServer
 from tests.faults.rig import FUNCTION, LONG, SPEC, Rig
+from wasmfn.client import Client, Key
 
 
 @pytest.mark.parametrize("away_s", [1.0, 30.0 if LONG else 4.0])
@@ -74,3 +76,29 @@ async def test_a_nats_that_lost_its_data_ends_nothing_that_serves(
         await load.answered(100)
     assert load.failed() == []
     assert rig.running_keepers() == before
+
+
+async def test_what_waits_for_its_spec_can_be_deleted_even_while_nobody_leads(
+    rig: Rig, nats_server: NatsServer
+) -> None:
+    keys = [Key("function", "default", "now"), Key("function", "default", "later")]
+    for key in keys:
+        await rig.deploy(key.name, "hello", **SPEC)
+    nats_server.lose_data()
+    for key in keys:
+        await rig.status(key.name, "waiting", NO_SPEC)
+    client = Client(rig.bus)
+    assert {thing.key for thing in await client.objects("function")} >= {*keys}
+    await client.delete(keys[0])
+    await rig.until(lambda: rig.active("now") is None and not rig.endpoints("now"))
+    for name in ("scheduler-a", "scheduler-b"):
+        await rig.stop(name)
+    await client.delete(keys[1])
+    # Longer than a deletion is kept of what has a spec, as far as the next leader can tell.
+    last = await rig.bus.js.get_last_msg("SPECS", "wasmfn.specs.function.default.later")
+    assert "Nats-TTL" not in (last.headers or {})
+    await rig.run("scheduler-a", "scheduler-b")
+    await rig.until(lambda: rig.active("later") is None and not rig.endpoints("later"))
+    assert rig.active() is not None
+    await rig.deploy(FUNCTION, **SPEC)
+    await rig.apply("route", FUNCTION, {"function": FUNCTION, "path": f"/{FUNCTION}"})

@@ -12,7 +12,7 @@ from schemas import subjects
 from schemas.events import LogLine, new_event
 from schemas.names import sha256_hex
 from schemas.specs import EnvironmentSpec, FunctionSpec, Limits, Module, RouteSpec
-from schemas.status import Phase, Status
+from schemas.status import NO_SPEC, Phase, Status
 from services.bus.errors import BusRefused
 from services.bus.streams import ensure_buckets, ensure_streams
 from wasmfn.access import translated
@@ -130,6 +130,24 @@ async def test_a_deleted_object_is_gone_with_all_revisions(client: Client) -> No
     with pytest.raises(MissingError):
         await client.delete(SORT)
     assert await client.publish(SORT, SPEC) > 4
+
+
+async def test_what_is_in_force_without_a_spec_is_listed_and_can_be_deleted_and_created(
+    client: Client,
+) -> None:
+    await tell(client, SORT, NO_SPEC, "waiting", active=0)
+    [listed] = await client.objects("function")
+    assert (listed.key, listed.published, listed.phase) == (SORT, False, "waiting")
+    assert (await client.get(SORT)).problem == "it is waiting"
+    assert await client.find(SORT) is None, "it is free to be created"
+    await client.delete(SORT)
+    # It stays until a leader has seen it: that there is no spec tells nothing.
+    last = await client.bus.js.get_last_msg("SPECS", "wasmfn.specs.function.default.sort")
+    assert not last.data
+    assert "Nats-TTL" not in (last.headers or {})
+    await client.publish(SORT, SPEC)
+    [listed] = await client.objects("function")
+    assert (listed.published, listed.phase) == (True, "pending")
 
 
 async def test_an_environment_in_use_is_not_deleted(client: Client) -> None:

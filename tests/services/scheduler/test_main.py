@@ -11,6 +11,7 @@ from schemas.endpoints import Endpoint
 from schemas.subjects import ACTIVE, STATUS
 from tests.conftest import NatsServer
 from tests.services.scheduler.stack import Stack, begun, call, listens, process_of
+from wasmfn.client import Client
 
 ONCE_IDLE = {"scaling": {"idle_timeout_s": 0.5}}
 
@@ -240,6 +241,8 @@ async def test_a_changed_environment_rolls_out_and_one_in_use_cannot_be_deleted(
     subject = STATUS.subject(kind="environment", namespace="default", name="wasm")
     await stack.until(lambda: "used by function show" in stack.seen.status[subject].message)
     assert (await call(blue)).status_code == 200
+    [listed] = await Client(stack.bus).objects("environment")
+    assert (listed.published, listed.active_revision) == (False, second), "it is in force"
     await stack.delete("function", "show")
     await stack.until(lambda: subject not in stack.seen.status)
     await stack.until(lambda: not stack.seen.active)
