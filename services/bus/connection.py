@@ -32,6 +32,11 @@ _RECONNECT_WAIT_S: Final = (0.15, 0.35)
 """Each process draws its own pause, so that they do not all come back at once."""
 _DENIED: Final = re.compile(r"permissions violation for \w+ to \"?([^\"\s]+)", re.IGNORECASE)
 _MAX_DENIALS: Final = 64
+_SEED: Final = re.compile(rb"\bSU[A-Z2-7]{56}\b")
+"""Of a user's nkey: 36 bytes in base 32."""
+_CREDS: Final = re.compile(
+    rb"-BEGIN NATS USER JWT-+\s+\S+\s+-+END.+-BEGIN USER NKEY SEED-+\s+" + _SEED.pattern, re.DOTALL
+)
 
 
 class BusSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -290,17 +295,28 @@ def _credentials(settings: BusSettings) -> dict[str, Any]:
     if settings.nats_user:
         options["user"] = settings.nats_user
         options["password"] = _secret("nats_password_file", settings.nats_password_file)
-    for option, file in (
-        ("user_credentials", settings.nats_creds_file),
-        ("nkeys_seed", settings.nats_nkey_file),
+    for option, file, form, what in (
+        ("user_credentials", settings.nats_creds_file, _CREDS, "JWT and seed of a user"),
+        ("nkeys_seed", settings.nats_nkey_file, _SEED, "seed of a user's nkey"),
     ):
         if file:
-            if not Path(file).is_file():
-                raise BusRefused("to start", f"there is no file {file}")
+            _check(Path(file), form, what)
             options[option] = file
     if settings.nats_ca_file or settings.nats_cert_file:
         options["tls"] = _tls(settings)
     return options
+
+
+def _check(file: Path, form: re.Pattern[bytes], what: str) -> None:
+    """Raise BusRefused unless the file has the form: nats-py fails obscurely without."""
+    try:
+        found = form.search(file.read_bytes())
+    except FileNotFoundError:
+        raise BusRefused("to start", f"there is no file {file}") from None
+    except OSError as error:
+        raise BusRefused("to start", f"cannot read {file}: {error.strerror}") from None
+    if found is None:
+        raise BusRefused("to start", f"{file} holds no {what}")
 
 
 def _tls(settings: BusSettings) -> ssl.SSLContext:
