@@ -29,7 +29,7 @@ from schemas.settings import SettingsError
 def main(argv: list[str]) -> int:
     """Run what `argv` says; return the exit code."""
     # What is imported stays: looking for garbage in it takes 13 of 117 ms of a keeper's start.
-    # The zygote puts it out of the collector's sight, and collects from then on.
+    # It is put out of the collector's sight before the collector is enabled.
     gc.disable()
     try:
         match argv:
@@ -53,11 +53,13 @@ def _pod(argv: list[str]) -> int:
     from keeper.budget import Budget  # noqa: PLC0415
     from keeper.engine import Host, engine_hash  # noqa: PLC0415
     from keeper.listeners import listen  # noqa: PLC0415
-    from keeper.load import Loader  # noqa: PLC0415
+    from keeper.load import Loader, take_load  # noqa: PLC0415
     from keeper.logs import Log  # noqa: PLC0415
     from keeper.port import Control, ControlPort  # noqa: PLC0415
+    from keeper.scoreboard import Scoreboards  # noqa: PLC0415
     from keeper.spares import MOST as MOST_SPARES  # noqa: PLC0415
-    from keeper.zygote import Zygote  # noqa: PLC0415
+    from keeper.supervisor import Supervisor  # noqa: PLC0415
+    from keeper.zygote import ZygoteError, start  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(
         prog="python -m keeper", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -73,24 +75,39 @@ def _pod(argv: list[str]) -> int:
         )
     except OSError as error:
         raise SettingsError(f"cannot start: {error}") from error
+    verify_control = settings.verifier(read.control_key)
+    loader = Loader(cache_dir=str(cache), verify_artifact=settings.verifier(read.artifact_key))
+    # OpenSSL makes itself ready at first: 0.4 MiB that children then share.
+    loader.verify_artifact(bytes(64), b"")
     host = Host()
+    engine = engine_hash(host.engine)
     told = read.memory_budget_mib
     budget_mib = settings.default_budget_mib() if told is None else told
     # Twice the spare ones: some may be ending while others are made.
-    budget = Budget(budget_mib, read.capacity + 2 * MOST_SPARES)
-    zygote = Zygote(host, engine_hash(host.engine), Log(), read.drain_s, budget)
+    most = read.capacity + 2 * MOST_SPARES
+    scoreboards, budget = Scoreboards(most), Budget(budget_mib, most)
+    zygote = start(
+        lambda inherited, warm: take_load(inherited, loader, warm=warm),
+        host,
+        engine,
+        scoreboards,
+        budget,
+    )
+    supervisor = Supervisor(zygote, engine, Log(), read.drain_s, scoreboards, budget)
     control = Control(
         listener=listener,
         keeper=read.keeper_id,
         capacity=read.capacity,
         host=read.host,
         ports=settings.port_range(read.function_ports) if read.function_ports else range(0),
-        verify_control=settings.verifier(read.control_key),
-        loader=Loader(cache_dir=cache, verify_artifact=settings.verifier(read.artifact_key)),
+        verify_control=verify_control,
     )
-    zygote.port = ControlPort(zygote, control)
-    zygote.say(f"keeper {read.keeper_id} is ready for control calls")
-    zygote.run()
+    supervisor.port = ControlPort(supervisor, control)
+    supervisor.say(f"keeper {read.keeper_id} is ready for control calls")
+    try:
+        supervisor.run()
+    except ZygoteError as error:
+        return _complain(str(error))
     return 0
 
 

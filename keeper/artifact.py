@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import mmap
 import os
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -34,7 +33,7 @@ def sealed(data: bytes | memoryview) -> int:
     return descriptor
 
 
-def sealed_copy(path: Path) -> int:
+def sealed_copy(path: str) -> int:
     """Return the descriptor of a sealed memory file with the content of the file at `path`.
 
     Raises:
@@ -83,13 +82,16 @@ def check(
         raise RefusedError("bad-artifact", "the artifact's signature is not the builder's")
 
 
-def cached(directory: Path, artifact: Artifact) -> Path:
-    """Return where the cache in `directory` keeps `artifact`, whether or not it is there."""
-    return directory / f"{artifact.sha256}.cwasm"
+def cached(directory: str, artifact: Artifact) -> str:
+    """Return where the cache in `directory` keeps `artifact`, whether or not it is there.
+
+    As text: a `Path` would be 0.09 MiB of shared pages that each child writes to.
+    """
+    return f"{directory}/{artifact.sha256}.cwasm"
 
 
 def store(
-    directory: Path,
+    directory: str,
     artifact: Artifact,
     data: bytes | memoryview,
     max_bytes: int = MAX_CACHE_BYTES,
@@ -99,10 +101,10 @@ def store(
     Raises:
         OSError: disk full, or no such directory.
     """
-    path = cached(directory, artifact)
+    path = Path(cached(directory, artifact))
     if path.exists():
         return
-    temporary = directory / f".{artifact.sha256}.{secrets.token_hex(8)}"
+    temporary = path.parent / f".{artifact.sha256}.{os.urandom(8).hex()}"
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -113,7 +115,7 @@ def store(
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-    _trim(directory, max_bytes, path)
+    _trim(path.parent, max_bytes, path)
 
 
 def _trim(directory: Path, max_bytes: int, newest: Path) -> None:

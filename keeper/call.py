@@ -64,10 +64,11 @@ class Call:
         self._function = function
         self._slot = slot
         self._instantiated = False
-        config = _wasi_config(argv, stdin, variables)
+        config = _wasi_config(argv, stdin, variables) if function.has_wasi else 0
         self._store = capi.store_new(function.engine, None, None)
         self._context = context = capi.store_context(self._store)
-        capi.context_set_wasi(context, config)
+        if config:
+            capi.context_set_wasi(context, config)
         capi.store_limiter(
             self._store,
             function.sandbox.memory_bytes,

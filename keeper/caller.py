@@ -1,6 +1,6 @@
 """A connection on the control port, from its first byte to the answer.
 
-The zygote must not stall, and must not see the body of a load call. So the head
+The supervisor must not stall, and must not see the body of a load call. So the head
 is only peeked at until its end is there, and then exactly the head is read;
 what was peeked is wiped, or it would be inherited by every later child. Heads,
 bodies and waiting times are bounded; one connection carries one call.
@@ -14,7 +14,7 @@ from keeper.control import MAX_HEAD_BYTES, ControlCall, RefusedError, parse_head
 
 HEAD_TIMEOUT_S: Final = 5.0
 MAX_BODY_BYTES: Final = 4096
-"""Of calls that the zygote reads itself."""
+"""Of calls that the supervisor reads itself."""
 _DISCARD_S: Final = 1.0
 _END: Final = b"\r\n\r\n"
 

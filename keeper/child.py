@@ -1,4 +1,4 @@
-"""The life of one child: become a process of its own, lock the door, serve, drain, end.
+"""The life of one child: lock the door, serve, drain, end.
 
 A child is one revision of one function and never another. How it learns which
 is told in `load`. Until it has locked itself in (see `confine`) no user code
@@ -8,9 +8,7 @@ runs; after that nothing else does.
 import contextlib
 import gc
 import os
-import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,10 +37,8 @@ _DRAIN_CHECK_S: Final = 0.02
 
 
 class Inherited(msgspec.Struct, frozen=True):
-    """What the zygote hands to a child."""
+    """What a child has from the zygote."""
 
-    zygote: int
-    """Its process id."""
     channel: socket.socket
     scoreboard: Scoreboard
     budget: Budget
@@ -65,30 +61,10 @@ class Plan(msgspec.Struct, frozen=True):
     body_bytes: int
 
 
-def become(inherited: Inherited, keep: set[int]) -> None:
-    """Turn a fresh fork into a process of its own: signals, descriptors, end with the zygote."""
-    confine.die_with_parent(inherited.zygote)
-    signal.set_wakeup_fd(-1)
-    # The zygote decides how its children end; a Ctrl-C reaches all of them.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-    # The log is the zygote's. What stands at 1 and 2 will be a call's output (see `slot`).
-    sys.stdout = sys.stderr = None
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    for standard in (0, 1, 2):
-        os.dup2(null, standard)
-    keep = keep | {0, 1, 2, inherited.channel.fileno()}
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 -- names are enough
-        if int(name) not in keep:
-            with contextlib.suppress(OSError):
-                os.close(int(name))
-
-
 def serve_local(
     inherited: Inherited, listener: socket.socket, plan: Plan, descriptor: int
 ) -> NoReturn:
     """Become the process of a module that was given on the command line, and serve."""
-    become(inherited, {descriptor, listener.fileno()})
     try:
         child = Child(inherited, listener, plan, descriptor, Loop())
     except RefusedError as refused:
@@ -97,7 +73,7 @@ def serve_local(
 
 
 def last_words(channel: socket.socket, error: BaseException) -> None:
-    """Tell the zygote why the child could not go on."""
+    """Tell the supervisor why the child could not go on."""
     with contextlib.suppress(OSError):
         channel.send(messages.encode(messages.Ending(f"failed: {place_of(error)}")))
 
@@ -115,14 +91,14 @@ def place_of(error: BaseException) -> str:
 
 
 def tell(inherited: Inherited, message: messages.FromChild) -> None:
-    """Send `message` to the zygote."""
-    # The zygote reads all the time; a message waits, unlike a log line.
+    """Send `message` to the supervisor."""
+    # The supervisor reads all the time; a message waits, unlike a log line.
     with contextlib.suppress(OSError):
         inherited.channel.send(messages.encode(message))
 
 
 def end(inherited: Inherited, reason: str, *, status: int = 0) -> NoReturn:
-    """End this process, with last words for the zygote."""
+    """End this process, with last words for the supervisor."""
     tell(inherited, messages.Ending(reason))
     os._exit(status)
 
@@ -189,7 +165,7 @@ class Child:
         )
         for sentence in weaker:
             self._log(logs.line(sentence, level="warning", origin=self._plan.origin))
-        gc.collect()
+        # Without a collection before: it would write to 0.17 MiB of shared pages, and find little.
         gc.freeze()
 
     def _on_message(self) -> None:
@@ -200,8 +176,8 @@ class Child:
         except OSError:
             packet = b""
         if not packet:
-            os._exit(1)  # the zygote is gone; its end kills us anyway
-        unload = messages.decode_from_zygote(packet)
+            os._exit(1)  # the supervisor is gone; its end kills us anyway
+        unload = messages.decode_from_supervisor(packet)
         idle_s = self._inherited.scoreboard.idle_s
         agreed = unload.mode == "drain" or (self._service.quiet() and idle_s >= unload.idle_s)
         if agreed:

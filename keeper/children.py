@@ -1,4 +1,4 @@
-"""What the zygote knows of each child."""
+"""What the supervisor knows of each child."""
 
 import math
 import os
@@ -39,7 +39,7 @@ class Child:
         state: State,
         channel: socket.socket,
         scoreboard: Scoreboard,
-        budget_index: int,
+        index: int,
     ) -> None:
         self.pid = pid
         self.pidfd = os.pidfd_open(pid)
@@ -47,7 +47,8 @@ class Child:
         """Of its listener, as soon as it is to load."""
         self.channel = channel
         self.scoreboard = scoreboard
-        self.budget_index = budget_index
+        self.index = index
+        """Of its scoreboard and its share of the budget."""
         self.load_by = math.inf
         self.state: State = state
         self.identified: InstanceState | None = None
@@ -148,7 +149,6 @@ class Child:
         return [number for number, unload in self.unloads.items() if now > unload.answer_by]
 
     def close(self) -> None:
-        """Give back what the zygote held for the child."""
+        """Give back what the supervisor held for the child."""
         os.close(self.pidfd)
         self.channel.close()
-        self.scoreboard.close()

@@ -16,7 +16,6 @@ import ctypes
 import errno
 import os
 import resource
-from pathlib import Path
 from typing import Final
 
 from keeper.seccomp import Filter, equals, masked
@@ -115,10 +114,12 @@ def confine(program: bytes, *, file_bytes: int, descriptors: int) -> list[str]:
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_syscall = _libc.syscall
+_set_process = _libc.prctl
 
 
 def _prctl(option: int, value: int, address: int = 0) -> None:
-    if _libc.prctl(option, value, ctypes.c_void_p(address), 0, 0) != 0:
+    if _set_process(option, value, ctypes.c_void_p(address), 0, 0) != 0:
         raise OSError(ctypes.get_errno(), f"prctl {option}")
 
 
@@ -138,11 +139,11 @@ class _PathBeneath(ctypes.Structure):
 def _load_filter(program: bytes) -> None:
     filter_ = _Program(len(program) // _INSTRUCTION_BYTES, program)
     address = ctypes.byref(filter_)
-    if _libc.syscall(_SECCOMP, _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_TSYNC, address):
+    if _syscall(_SECCOMP, _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_TSYNC, address):
         raise OSError(ctypes.get_errno(), "the filter of system calls cannot be loaded")
 
 
-def keep_to(directory: Path) -> None:
+def keep_to(directory: str) -> None:
     """Deny this thread and its future ones files outside `directory`, where the kernel can.
 
     Raises:
@@ -158,20 +159,19 @@ def keep_to(directory: Path) -> None:
 
 def _close_file_system(but: int | None = None) -> bool:
     """Deny access to files by path (landlock(7)) but beneath a directory; memory files stay."""
-    syscall = _libc.syscall
-    version = syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_VERSION)
+    version = _syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_VERSION)
     if version < 1:
         return False
     rights = (1 << _FILE_RIGHTS.get(version, 16)) - 1
     attribute = ctypes.c_uint64(rights)
-    ruleset = syscall(_LANDLOCK_CREATE_RULESET, ctypes.byref(attribute), 8, 0)
+    ruleset = _syscall(_LANDLOCK_CREATE_RULESET, ctypes.byref(attribute), 8, 0)
     if ruleset < 0:
         return False
     try:
         if but is not None:
             rule = ctypes.byref(_PathBeneath(rights, but))
-            if syscall(_LANDLOCK_ADD_RULE, ruleset, _LANDLOCK_RULE_PATH_BENEATH, rule, 0):
+            if _syscall(_LANDLOCK_ADD_RULE, ruleset, _LANDLOCK_RULE_PATH_BENEATH, rule, 0):
                 return False
-        return bool(syscall(_LANDLOCK_RESTRICT_SELF, ruleset, 0) == 0)
+        return bool(_syscall(_LANDLOCK_RESTRICT_SELF, ruleset, 0) == 0)
     finally:
         os.close(ruleset)

@@ -63,7 +63,8 @@ class Sandbox(msgspec.Struct, frozen=True):
         return max(self.output_bytes + 1, self.stderr_bytes) + KEPT_BYTES
 
 
-_FLUSH_SANDBOX: Final = Sandbox(memory_bytes=MIB, output_bytes=KEPT_BYTES, timeout_s=10.0)
+IDLE_SANDBOX: Final = Sandbox(memory_bytes=MIB, output_bytes=KEPT_BYTES, timeout_s=10.0)
+"""For modules of ours."""
 
 
 def configure(config: int, *, slots: int = 0) -> None:
@@ -132,7 +133,7 @@ class Host:
         self.linker = capi.linker_new(self.engine)
         capi.must(capi.linker_define_wasi(self.linker))
         self.flush_code = flush_code or precompile(self.engine, _FLUSH_COMMAND)
-        self.flusher = Function(self, self.flush_code, _FLUSH_SANDBOX, {}, concurrency=0)
+        self.flusher = Function(self, self.flush_code, IDLE_SANDBOX, {}, concurrency=0)
         """Writes a line end; see `Function.flush`."""
 
 
@@ -156,6 +157,9 @@ class Function:
             ModuleError: it is not precompiled for this engine, or cannot be linked.
         """
         self.sandbox = sandbox
+        self.has_wasi = True
+        """Whether calls are given WASI; not for a module that imports nothing before a fork:
+        wasmtime seeds its source of random bytes at first, and all children would draw the same."""
         self.variables = {name.encode(): value.encode() for name, value in variables.items()}
         self._free: list[Slot] = []
         if concurrency > host.slots:

@@ -2,7 +2,7 @@
 
 The child is forked before the call comes, if there was time, and has then
 rehearsed (see `rehearsal`). It reads the call's body itself, so that code and
-secrets never pass through the zygote's memory.
+secrets never pass through the memory of the zygote or the supervisor.
 """
 
 import contextlib
@@ -10,14 +10,13 @@ import hashlib
 import os
 import socket
 import time
-from pathlib import Path
 from typing import Final, NoReturn
 
 import msgspec
 
 from keeper import artifact, confine, logs, messages
 from keeper.answer import Program
-from keeper.child import Child, Inherited, Plan, become, end, tell
+from keeper.child import Child, Inherited, Plan, end, tell
 from keeper.control import ControlCall, RefusedError, Verify, response
 from keeper.engine import Sandbox
 from keeper.loop import Loop
@@ -33,7 +32,7 @@ READ_TIMEOUT_S: Final = 10.0
 class Loader(msgspec.Struct, frozen=True):
     """What a child that will take a load call needs besides."""
 
-    cache_dir: Path
+    cache_dir: str
     verify_artifact: Verify
 
 
@@ -42,7 +41,6 @@ def take_load(inherited: Inherited, loader: Loader, *, warm: bool) -> NoReturn:
 
     `warm`: there is time to rehearse before.
     """
-    become(inherited, set())
     loop = Loop()
     if warm:
         # The threads that it starts are older than the lock, and keep this much.

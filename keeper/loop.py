@@ -95,6 +95,10 @@ class Loop:
         while True:
             self.turn()
 
+    def close(self) -> None:
+        """Give back what it holds; nothing may be watched any more."""
+        self._epoll.close()
+
     def turn(self) -> None:
         """Wait until there is something to do, and do it once."""
         actions = self._actions

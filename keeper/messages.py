@@ -1,8 +1,8 @@
-"""What zygote and child say to each other, one message a packet.
+"""What supervisor and child say to each other, one message a packet.
 
 The channel is a SOCK_SEQPACKET pair made before the fork: packets keep their
 borders and a dead end is noticed. Log lines go through it as well, because a
-child may write to no file: the zygote owns the log. A packet that begins with
+child may write to no file: the supervisor owns the log. A packet that begins with
 `{` is a message, any other a log line after its first byte.
 """
 
@@ -29,7 +29,7 @@ class Serving(msgspec.Struct, frozen=True, tag="serving"):
 
 
 class Unload(msgspec.Struct, frozen=True, tag="unload"):
-    """The zygote passes an unload call on; `number` tells answers apart."""
+    """The supervisor passes an unload call on; `number` tells answers apart."""
 
     number: int
     mode: Literal["drain", "if_idle"]
@@ -60,12 +60,12 @@ class Handover(msgspec.Struct, frozen=True):
 
     call: ControlCall
     since: float
-    """When the zygote began with it, on the monotonic clock."""
+    """When the supervisor began with it, on the monotonic clock."""
 
 
 FromChild = Identified | Serving | Agreed | Ending
 
 decode_from_child = msgspec.json.Decoder(FromChild).decode
-decode_from_zygote = msgspec.json.Decoder(Unload).decode
+decode_from_supervisor = msgspec.json.Decoder(Unload).decode
 decode_handover = msgspec.json.Decoder(Handover).decode
 encode = msgspec.json.Encoder().encode

@@ -1,6 +1,6 @@
 """The control port: who calls, what is obeyed, and which child gets it.
 
-The zygote reads the head of a load call and no more: the call's connection goes
+The supervisor reads the head of a load call and no more: the call's connection goes
 to a child that was forked ahead, or else to a fresh one, and the child answers.
 """
 
@@ -18,14 +18,13 @@ from keeper.caller import MAX_BODY_BYTES, Caller
 from keeper.children import Child, PendingUnload
 from keeper.control import RefusedError, Verify, Window
 from keeper.listeners import bind
-from keeper.load import Loader, take_load
 from keeper.spares import Spares
 from keeper.watch import MAX_WATCHERS
 from schemas.control import KeeperHealth, UnloadReply, UnloadRequest, WatchSnapshot
 from schemas.names import sha256_hex
 
 if TYPE_CHECKING:
-    from keeper.zygote import Zygote
+    from keeper.supervisor import Supervisor
 
 MAX_CALLERS: Final = 128
 LOAD_TIMEOUT_S: Final = 60.0
@@ -42,34 +41,33 @@ class Control(msgspec.Struct, frozen=True):
     host: str
     ports: range
     verify_control: Verify
-    loader: Loader
 
 
 class ControlPort:
-    """The callers and their calls. It belongs to a zygote and runs in its loop."""
+    """The callers and their calls. It belongs to a supervisor and runs in its loop."""
 
-    def __init__(self, zygote: "Zygote", keeper: Control) -> None:
-        self._zygote = zygote
+    def __init__(self, supervisor: "Supervisor", keeper: Control) -> None:
+        self._supervisor = supervisor
         self._keeper = keeper
         self._window = Window()
         self._callers: set[Caller] = set()
         self._spares = Spares()
         keeper.listener.setblocking(False)
-        zygote.on(keeper.listener, self._accept)
+        supervisor.on(keeper.listener, self._accept)
 
     def due(self, now: float) -> float:
-        """Return when `look` has something to do that cannot wait for the zygote's next turn."""
-        return math.inf if self._zygote.stopping else self._spares.due(now)
+        """Return when `look` has something to do that cannot wait for the next turn."""
+        return math.inf if self._supervisor.stopping else self._spares.due(now)
 
     def look(self, now: float) -> None:
         """Do what is due by time, not by an event."""
         for caller in [c for c in self._callers if now > c.deadline]:
             self._hang_up(caller)
-        for child in self._zygote.children.values():
+        for child in self._supervisor.children.values():
             for number in child.overdue_answers():
                 late = RefusedError("timeout", "the instance does not answer")
                 self._respond(child.unloads.pop(number).caller, late.response)
-        if self._zygote.stopping:
+        if self._supervisor.stopping:
             return
         if self._spares.missing(now):
             self._spares.add(self._fork_blank(warm=True))
@@ -93,10 +91,7 @@ class ControlPort:
             self._respond(pending.caller, control.response(200, UnloadReply("gone")))
 
     def _fork_blank(self, *, warm: bool) -> Child:
-        loader = self._keeper.loader
-        return self._zygote.spawn(
-            lambda inherited: take_load(inherited, loader, warm=warm), "spare"
-        )
+        return self._supervisor.spawn("spare", warm=warm)
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -106,11 +101,11 @@ class ControlPort:
                 self._hang_up(min(self._callers, key=lambda c: c.deadline))
             caller = Caller(connection)
             self._callers.add(caller)
-            self._zygote.on(connection, functools.partial(self._progress, caller))
+            self._supervisor.on(connection, functools.partial(self._progress, caller))
 
     def _hang_up(self, caller: Caller) -> None:
         self._callers.discard(caller)
-        self._zygote.off(caller.connection)
+        self._supervisor.off(caller.connection)
         caller.connection.close()
 
     def _respond(self, caller: Caller, response: bytes) -> None:
@@ -128,7 +123,7 @@ class ControlPort:
                 if (call := caller.read_head()) is not None:
                     self._dispatch(caller, call)
             elif (body := caller.read_body()) is not None:
-                self._zygote.off(caller.connection)
+                self._supervisor.off(caller.connection)
                 self._pass_unload(caller, caller.call, body)
         except RefusedError as refused:
             self._respond(caller, refused.response)
@@ -136,15 +131,15 @@ class ControlPort:
             self._hang_up(caller)
 
     def _dispatch(self, caller: Caller, call: control.ControlCall) -> None:
-        keeper, zygote = self._keeper, self._zygote
+        keeper, supervisor = self._keeper, self._supervisor
         if (call.method, call.path) == ("GET", "/healthz"):
             health = KeeperHealth(
-                keeper.keeper, zygote.boot, zygote.engine_hash, keeper.capacity,
-                zygote.loaded, zygote.stopping,
+                keeper.keeper, supervisor.boot, supervisor.engine_hash, keeper.capacity,
+                supervisor.loaded, supervisor.stopping,
             )  # fmt: skip
             self._respond(caller, control.response(200, health))
             return
-        claims = control.authenticate(call, keeper.keeper, zygote.boot, keeper.verify_control)
+        claims = control.authenticate(call, keeper.keeper, supervisor.boot, keeper.verify_control)
         self._window = control.admit(self._window, claims.term, claims.counter)
         match call.method, call.path:
             case "POST", "/load":
@@ -159,10 +154,10 @@ class ControlPort:
                 raise RefusedError("bad-request", f"there is no {call.method} {call.path} here")
 
     def _load(self, caller: Caller, call: control.ControlCall) -> None:
-        keeper, zygote = self._keeper, self._zygote
-        if zygote.stopping:
+        keeper, supervisor = self._keeper, self._supervisor
+        if supervisor.stopping:
             raise RefusedError("full", "the keeper is about to end")
-        if zygote.loaded >= keeper.capacity:
+        if supervisor.loaded >= keeper.capacity:
             raise RefusedError("full", f"the keeper holds {keeper.capacity} processes already")
         since = time.monotonic()
         with bind(keeper.host, keeper.ports) as listener:
@@ -184,14 +179,15 @@ class ControlPort:
             request = msgspec.json.decode(body, type=UnloadRequest)
         except msgspec.DecodeError as error:
             raise RefusedError("bad-request", f"this is no unload request: {error}") from error
-        child = next((c for c in self._zygote.children.values() if c.id == request.instance), None)
+        children = self._supervisor.children.values()
+        child = next((c for c in children if c.id == request.instance), None)
         if child is None:
             raise RefusedError("no-such-instance", f"{request.instance} is not loaded here")
         if request.mode == "kill":
             child.kill("unloaded by force")
             self._respond(caller, control.response(200, UnloadReply("gone")))
             return
-        unload = self._zygote.unload(request.mode, request.idle_s, request.deadline_s)
+        unload = self._supervisor.unload(request.mode, request.idle_s, request.deadline_s)
         if not child.send(unload):
             raise RefusedError("busy", "the instance does not take messages")
         now = time.monotonic()
@@ -202,11 +198,11 @@ class ControlPort:
             child.drain_by(end_by)  # even if it should be too stuck to agree
 
     def _watch(self, caller: Caller) -> None:
-        keeper, zygote = self._keeper, self._zygote
-        if zygote.watchers.full:
+        keeper, supervisor = self._keeper, self._supervisor
+        if supervisor.watchers.full:
             raise RefusedError("full", f"{MAX_WATCHERS} watchers are connected already")
         self._callers.discard(caller)
-        self._zygote.off(caller.connection)
-        instances = [seen for c in zygote.children.values() if (seen := c.seen()) is not None]
-        snapshot = WatchSnapshot(keeper.keeper, zygote.boot, keeper.capacity, instances)
-        zygote.watchers.add(caller.connection, snapshot)
+        self._supervisor.off(caller.connection)
+        instances = [seen for c in supervisor.children.values() if (seen := c.seen()) is not None]
+        snapshot = WatchSnapshot(keeper.keeper, supervisor.boot, keeper.capacity, instances)
+        supervisor.watchers.add(caller.connection, snapshot)

@@ -7,7 +7,7 @@ the loop runs one slice of the first, so that new requests get in between.
 A host call that waits (a sleep is `poll_oneoff`) is no compiled code and gives
 no way: it holds its process until it returns, or until the ticker's thread sees
 that the call is past its deadline, answers for it and ends the process (the
-zygote would, if that failed). A function that sleeps wants more processes, not
+supervisor would, if that failed). A function that sleeps wants more processes, not
 more concurrency.
 """
 

@@ -1,8 +1,8 @@
-"""What a child is doing, in a page of memory that only it and the zygote see.
+"""What a child is doing, in a page of memory that only it and the supervisor see.
 
 A child that is stuck in a host call can send no heartbeat, and heartbeats of
 hundreds of idle children would be pure cost. So the child writes a few
-integers (as Apache httpd's workers do) and the zygote reads them when it
+integers (as Apache httpd's workers do) and the supervisor reads them when it
 wants to know. Each child has a page of its own: one that was broken into
 cannot speak for another.
 
@@ -18,22 +18,45 @@ _IN_FLIGHT: Final = 1
 _LAST_ACTIVITY: Final = 2
 _SLICE_DEADLINE: Final = 3
 _LOST_LINES: Final = 4
+_PAGE_WORDS: Final = mmap.PAGESIZE // 8
+
+
+class Scoreboards:
+    """The pages of all children. Made before all forks."""
+
+    def __init__(self, count: int) -> None:
+        self._pages = mmap.mmap(-1, count * mmap.PAGESIZE)
+        self._words = memoryview(self._pages).cast("q")
+
+    def at(self, index: int) -> "Scoreboard":
+        """Return the page with `index`, from 0."""
+        return Scoreboard(self._words[index * _PAGE_WORDS : (index + 1) * _PAGE_WORDS])
+
+    def keep_from_forks(self, index: int | None = None) -> None:
+        """Have later forks of this process not inherit a page, or any."""
+        if index is None:
+            self._pages.madvise(mmap.MADV_DONTFORK)
+        else:
+            self._pages.madvise(mmap.MADV_DONTFORK, index * mmap.PAGESIZE, mmap.PAGESIZE)
+
+    def give_to_forks(self, index: int) -> None:
+        """Have later forks of this process inherit a page."""
+        self._pages.madvise(mmap.MADV_DOFORK, index * mmap.PAGESIZE, mmap.PAGESIZE)
 
 
 class Scoreboard:
-    """One child's page; make it before the fork. Times are of the monotonic clock."""
+    """One child's page. Times are of the monotonic clock."""
 
-    __slots__ = ("_page", "words")
+    __slots__ = ("words",)
 
-    def __init__(self) -> None:
-        self._page = mmap.mmap(-1, mmap.PAGESIZE)
-        self.words = memoryview(self._page).cast("q")
+    def __init__(self, words: "memoryview[int]") -> None:
+        self.words = words
+
+    def clear(self) -> None:
+        """Begin anew."""
+        for index in range(_LOST_LINES + 1):
+            self.words[index] = 0
         self.words[_LAST_ACTIVITY] = time.monotonic_ns()
-
-    def close(self) -> None:
-        """Unmap the page in this process."""
-        self.words.release()
-        self._page.close()
 
     def began(self) -> None:
         """Count an invocation as in flight."""

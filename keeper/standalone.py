@@ -19,7 +19,9 @@ from keeper.budget import Budget
 from keeper.children import Child, State
 from keeper.engine import Host, ModuleError, Sandbox, engine_hash
 from keeper.module import compile_module, new_compiler
-from keeper.zygote import Zygote
+from keeper.scoreboard import Scoreboards
+from keeper.supervisor import Supervisor
+from keeper.zygote import ZygoteError, start
 from schemas.settings import SettingsError
 from schemas.specs import MIB, Interface, Limits
 
@@ -48,7 +50,6 @@ def serve(flags: Standalone, listener: socket.socket) -> int:
     log = logs.Log()
     host = Host()
     descriptor = _compile(Path(flags.mod_path))
-    zygote = Zygote(host, engine_hash(host.engine), log, flags.limits.timeout_s, Budget(0, 1))
     plan = child_process.Plan(
         origin=logs.Origin(function=Path(flags.mod_path).stem),
         program=Program(
@@ -67,25 +68,34 @@ def serve(flags: Standalone, listener: socket.socket) -> int:
         body_bytes=flags.limits.body_bytes,
     )
 
-    def spawn() -> None:
-        zygote.spawn(
-            lambda inherited: child_process.serve_local(inherited, listener, plan, descriptor),
-            "loading",
-        )
+    engine = engine_hash(host.engine)
+    scoreboards, budget = Scoreboards(1), Budget(0, 1)
+    zygote = start(
+        lambda inherited, _: child_process.serve_local(inherited, listener, plan, descriptor),
+        host,
+        engine,
+        scoreboards,
+        budget,
+        keep=frozenset({listener.fileno(), descriptor}),
+    )
+    supervisor = Supervisor(zygote, engine, log, flags.limits.timeout_s, scoreboards, budget)
 
     def again(child: Child, state: State) -> None:
-        if zygote.stopping:
+        if supervisor.stopping:
             return
         if state == "loading" or child.age_s < MIN_AGE_S:
-            zygote.stop()
+            supervisor.stop()
         else:
-            spawn()
+            supervisor.spawn("loading")
 
-    zygote.on_exit = again
-    spawn()
+    supervisor.on_exit = again
+    supervisor.spawn("loading")
     address, port = listener.getsockname()[:2]
-    zygote.say(f"serving {flags.mod_path} at http://{address}:{port}/")
-    return 0 if zygote.run() else 1
+    supervisor.say(f"serving {flags.mod_path} at http://{address}:{port}/")
+    try:
+        return 0 if supervisor.run() else 1
+    except ZygoteError as error:
+        raise SettingsError(str(error)) from error
 
 
 def _compile(path: Path) -> int:

@@ -15,7 +15,6 @@ The thread is one of `_thread`: importing `threading` makes every fork write to
 """
 
 import _thread
-import contextlib
 import time
 from collections.abc import Callable
 
@@ -49,8 +48,10 @@ class Ticker:
         if self._parked:
             self._parked = False
             if self._started:
-                with contextlib.suppress(RuntimeError):  # it is awake already
+                try:  # noqa: SIM105 -- `contextlib` would be pages that each child copies
                     self._wake.release()
+                except RuntimeError:  # it is awake already
+                    pass
             else:
                 self._started = True
                 _thread.start_new_thread(self._run, ())
@@ -76,3 +77,12 @@ class Ticker:
         if not self._running:
             self._wake.acquire()
         self._parked = False
+
+
+class Still(Ticker):
+    """One that never ticks, and so has no thread: for calls that end at once."""
+
+    __slots__ = ()
+
+    def enter(self) -> None:
+        """A slice begins."""

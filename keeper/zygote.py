@@ -1,266 +1,182 @@
-"""The zygote: one thread that has everything imported, forks children and buries them.
+"""The zygote: a process that forks children when it is told to, buries them, and does nothing else.
 
-It forks children for the control port (see `port`), watches them by pidfd and
-scoreboard, tells watchers what becomes of them, and writes the log. It runs no
-user code and no WASI, so it has one thread and forks safely at any time. It
-never blocks: not on a client, a child or the log.
+A page that either side of a fork writes to is not shared any more. So what
+forks the children should stand still: if it was the process that also hears
+control calls and watches children, each child had 0.4 MiB more of its own. The
+zygote hears two words from the supervisor and nobody else, has one thread, and
+runs no user code and no WASI. (Chrome's zygote is split from the browser alike.)
+
+Before the first fork it practises (see `rehearsal`): Python fills its caches in
+pages that children then share.
+
+Packets to it: `F` and the new child's index, with the child's end of its
+channel as a descriptor; `W` the same, for a child that has time to rehearse;
+`B` and the pid of a child that has ended. The answer is a number: the pid, or
+how it ended; a negative one is an error number.
 """
 
 import contextlib
 import gc
 import os
-import secrets
-import selectors
 import signal
 import socket
-import time
+import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NoReturn
-
-import msgspec
+from typing import Final, NoReturn
 
 from keeper import child as child_process
-from keeper import confine, logs, messages
+from keeper import confine
 from keeper.budget import Budget
-from keeper.children import Child, State
 from keeper.engine import Host
-from keeper.runner import STUCK_S
-from keeper.scoreboard import Scoreboard
-from keeper.watch import Watchers
-from schemas.control import WatchInstance, WatchTick
+from keeper.rehearsal import practise
+from keeper.scoreboard import Scoreboards
 
-if TYPE_CHECKING:
-    from keeper.port import ControlPort
+_FORK: Final = b"F"
+_FORK_WARM: Final = b"W"
+_BURY: Final = b"B"
+_MAX_PACKET: Final = 64
 
-TURN_S: Final = 0.2
-"""Longest wait before deadlines and scoreboards are looked at."""
-STUCK_GRACE_S: Final = 2 * STUCK_S
-"""When a child that should have ended itself is ended."""
-PACKETS_A_TURN: Final = 64
-"""Of one child, before others are heard."""
-LAST_PACKETS: Final = 10_000
-"""More than a channel holds: the last words come after all log lines."""
+Task = Callable[[child_process.Inherited, bool], NoReturn]
+"""The life of a child; the second argument tells whether it has time to rehearse."""
 
-Task = Callable[[child_process.Inherited], NoReturn]
+
+class ZygoteError(Exception):
+    """The zygote has ended, and all children with it."""
 
 
 class Zygote:
-    """The loop and what it holds. `run` returns when it was told to end."""
+    """The supervisor's side of it."""
 
-    def __init__(
-        self,
-        host: Host,
-        engine_hash: str,
-        log: logs.Log,
-        drain_s: float,
-        budget: Budget,
-    ) -> None:
-        self._filter_program = confine.compile_filter()
-        self._host = host
-        self.engine_hash = engine_hash
-        self._log = log
-        self._drain_s = drain_s
-        self._budget = budget
-        self.boot = secrets.token_hex(8)
-        self.children: dict[int, Child] = {}
-        self.stopping = False
-        self.port: ControlPort | None = None
-        """Where control calls come in; standalone there is none."""
-        self.watchers = Watchers(self.on, self.off)
-        self.on_exit: Callable[[Child, State], None] | None = None
-        """Told of each child that has ended, and of the state it was in."""
-        self._was_signalled = False
-        self._stop_by = 0.0
-        self._selector = selectors.DefaultSelector()
-        self._next_beat = 0.0
-        self._unloads = 0
+    def __init__(self, pid: int, channel: socket.socket) -> None:
+        self.pid = pid
+        self.channel = channel
+        """Can be read without having been asked something when the zygote has ended."""
 
-    def run(self) -> bool:
-        """Serve until SIGTERM or SIGINT, then drain the children, within the bound given.
+    def fork(self, channel: socket.socket, index: int, *, warm: bool) -> int:
+        """Return the pid of a new child.
 
-        Returns:
-            True if a signal ended it, False if `stop` did.
+        Raises:
+            OSError: the system has no room for it.
+            ZygoteError: there is no zygote any more.
         """
-        wake, wake_end = socket.socketpair()
-        wake_end.setblocking(False)
-        signal.set_wakeup_fd(wake_end.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
-        self.on(wake, lambda: self._signalled(wake))
-        gc.freeze()  # or each child's first collection would copy every page
-        gc.enable()
-        while not (self.stopping and not self.children):
-            for key, _ in self._selector.select(self._patience()):
-                key.data()
-            self._look()
-        self.watchers.close()
-        return self._was_signalled
+        word = _FORK_WARM if warm else _FORK
+        with contextlib.suppress(ConnectionError):
+            socket.send_fds(self.channel, [b"%b%d" % (word, index)], [channel.fileno()])
+        return self._answer()
 
-    def stop(self) -> None:
-        """Drain all children, then let `run` return."""
-        if self.stopping:
-            return
-        self.stopping = True
-        self._stop_by = time.monotonic() + self._drain_s
-        self.say(f"draining {self.loaded} function processes, then ending")
-        for child in self.children.values():
-            serving = child.state in ("serving", "draining")
-            if not (serving and child.send(self.unload("drain", 0, self._drain_s))):
-                child.kill("the keeper ended before it served")
-            else:
-                child.drain_by(self._stop_by)
-                self.changed(child, "draining", "the keeper ends")
+    def bury(self, pid: int) -> int:
+        """Return how a child that has ended did so, as `os.wait` does.
 
-    @property
-    def loaded(self) -> int:
-        """How many children are, or are about to be, a function's."""
-        return sum(child.state != "spare" for child in self.children.values())
+        Raises:
+            ZygoteError: there is no zygote any more.
+        """
+        with contextlib.suppress(ConnectionError):
+            self.channel.send(b"%b%d" % (_BURY, pid))
+        return self._answer()
 
-    def say(self, text: str, *, level: logs.Level = "info") -> None:
-        """Write a line of the keeper's own to the log."""
-        self._log.write(logs.line(text, level=level))
+    def _answer(self) -> int:
+        try:
+            packet = self.channel.recv(_MAX_PACKET)
+        except ConnectionError:
+            packet = b""
+        if not packet:
+            raise ZygoteError("the zygote has ended, and all function processes with it")
+        if (answer := int(packet)) < 0:
+            raise OSError(-answer, os.strerror(-answer))
+        return answer
 
-    def spawn(self, task: Task, state: State) -> Child:
-        """Fork a child that runs `task`."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        scoreboard = Scoreboard()
-        budget_index = self._budget.reserve()
-        zygote = os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                # A page of a sibling would let this child speak for it.
-                for sibling in self.children.values():
-                    sibling.scoreboard.close()
-                task(
-                    child_process.Inherited(
-                        zygote=zygote,
-                        channel=theirs,
-                        scoreboard=scoreboard,
-                        budget=self._budget,
-                        budget_index=budget_index,
-                        host=self._host,
-                        filter_program=self._filter_program,
-                        engine_hash=self.engine_hash,
-                    )
-                )
-            except BaseException as error:  # noqa: BLE001 -- nothing may return into the zygote's frames
-                child_process.last_words(theirs, error)
+
+def start(
+    task: Task,
+    host: Host,
+    engine_hash: str,
+    scoreboards: Scoreboards,
+    budget: Budget,
+    keep: frozenset[int] = frozenset(),
+) -> Zygote:
+    """Fork the zygote off this process, which must have one thread. They end together.
+
+    `keep`: descriptors that children inherit; all others are closed.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    filter_program = confine.compile_filter()
+    parent = os.getpid()
+    if (pid := os.fork()) == 0:
+        try:
+            _become(parent, keep | {theirs.fileno()})
+            _live(
+                theirs,
+                scoreboards,
+                task,
+                lambda channel, index: child_process.Inherited(
+                    channel=channel,
+                    scoreboard=scoreboards.at(index),
+                    budget=budget,
+                    budget_index=index,
+                    host=host,
+                    filter_program=filter_program,
+                    engine_hash=engine_hash,
+                ),
+                host,
+            )
+        finally:
             os._exit(1)
-        theirs.close()
-        ours.setblocking(False)
-        child = Child(
-            pid=pid,
-            state=state,
-            channel=ours,
-            scoreboard=scoreboard,
-            budget_index=budget_index,
-        )
-        self.children[pid] = child
-        self.on(ours, lambda: self._heard(child))
-        self.on(child.pidfd, lambda: self._bury(child))
-        return child
+    theirs.close()
+    return Zygote(pid, ours)
 
-    def changed(self, child: Child, state: State, reason: str) -> None:
-        """Note what became of a child, and tell the watchers."""
-        child.state = state
-        if (seen := child.seen()) is not None:
-            self.watchers.tell(WatchInstance(seen, reason))
 
-    def unload(self, mode: str, idle_s: float, deadline_s: float) -> messages.Unload:
-        """Return a message of its own number for a child."""
-        self._unloads += 1
-        return messages.Unload(
-            self._unloads, "drain" if mode == "drain" else "if_idle", idle_s, deadline_s
-        )
+def _become(parent: int, keep: frozenset[int]) -> None:
+    """Turn a fork into a process of its own: signals, descriptors, end with the supervisor."""
+    confine.die_with_parent(parent)
+    # The supervisor decides how all others end; a Ctrl-C reaches all of them.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    # The log is the supervisor's. What stands at 1 and 2 will be a call's output (see `slot`).
+    sys.stdout = sys.stderr = None
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for standard in (0, 1, 2):
+        os.dup2(null, standard)
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 -- names are enough
+        if int(name) not in keep | {0, 1, 2}:
+            with contextlib.suppress(OSError):
+                os.close(int(name))
 
-    def on(self, source: socket.socket | int, action: Callable[[], None]) -> None:
-        """Call `action` in each turn in which `source` can be read."""
-        self._selector.register(source, selectors.EVENT_READ, action)
 
-    def off(self, source: socket.socket | int) -> None:
-        """Forget `source`, if it is known."""
-        with contextlib.suppress(KeyError, ValueError):
-            self._selector.unregister(source)
-
-    def _signalled(self, wake: socket.socket) -> None:
-        wake.recv(64)
-        self._was_signalled = True
-        self.stop()
-
-    def _patience(self) -> float:
-        if self.port is None:
-            return TURN_S
-        now = time.monotonic()
-        return min(TURN_S, max(0.0, self.port.due(now) - now))
-
-    def _look(self) -> None:
-        """Do what is due by time, not by an event."""
-        now = time.monotonic()
-        for child in self.children.values():
-            if reason := child.reason_for_killing(now, STUCK_GRACE_S):
-                child.kill(reason)
-        if now >= self._next_beat:
-            self._next_beat = now + 1.0
-            self.watchers.tell(WatchTick(self.loaded))
-        if self.port is not None:
-            self.port.look(now)
-
-    # Children.
-
-    def _heard(self, child: Child, most: int = PACKETS_A_TURN) -> None:
-        for _ in range(most):
+def _live(
+    channel: socket.socket,
+    scoreboards: Scoreboards,
+    task: Task,
+    inherit: Callable[[socket.socket, int], child_process.Inherited],
+    host: Host,
+) -> NoReturn:
+    scoreboards.keep_from_forks()
+    practise(host)
+    gc.freeze()  # or each child's first collection would copy every page
+    zygote = os.getpid()
+    while True:
+        packet, descriptors, _, _ = socket.recv_fds(channel, _MAX_PACKET, 1)
+        if not packet:
+            os._exit(0)
+        word, number = packet[:1], int(packet[1:])
+        if word == _BURY:
+            _, answer = os.waitpid(number, 0)
+        else:
+            (descriptor,) = descriptors
+            scoreboards.give_to_forks(number)
             try:
-                packet = child.channel.recv(messages.MAX_PACKET)
-            except BlockingIOError:
-                return
-            except OSError:
-                packet = b""
-            if not packet:
-                self.off(child.channel)  # the pidfd tells the rest
-                return
-            if packet.startswith(messages.LINE):
-                self._log.write(packet[1:].replace(b"\n", b" "))
-                continue
-            try:
-                message = messages.decode_from_child(packet)
-            except msgspec.DecodeError:
-                child.kill("said something that no child says")
-                return
-            self._act_on(child, message)
-
-    def _act_on(self, child: Child, message: messages.FromChild) -> None:
-        match message:
-            case messages.Identified(instance=instance):
-                if any(c.id == instance.instance for c in self.children.values()):
-                    child.kill("an instance of this id is loaded already")
-                else:
-                    child.identify(instance)
-            case messages.Serving() if child.state == "loading":
-                self.changed(child, "serving", "")
-                self.say(f"{child.name}: serves at port {child.port}")
-            case messages.Ending(reason=reason):
-                child.last_words = reason
-            case messages.Agreed():
-                if message.draining and child.state == "serving":
-                    self.changed(child, "draining", "")
-                if self.port is not None:
-                    self.port.agreed(child, message)
-
-    def _bury(self, child: Child) -> None:
-        self._heard(child, most=LAST_PACKETS)
-        _, status = os.waitpid(child.pid, 0)
-        reason = child.end_reason(os.waitstatus_to_exitcode(status))
-        state = child.state
-        del self.children[child.pid]
-        self.off(child.pidfd)
-        self.off(child.channel)
-        if self.port is not None:
-            self.port.buried(child)
-        self.changed(child, "gone", reason)
-        hurts = state not in ("draining", "spare")
-        self.say(f"{child.name}: {reason}", level="warning" if hurts else "info")
-        child.close()
-        self._budget.release(child.budget_index)
-        if self.on_exit is not None:
-            self.on_exit(child, state)
+                answer = os.fork()
+            except OSError as error:
+                answer = -(error.errno or 1)
+            if answer == 0:
+                channel.close()
+                own = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=descriptor)
+                try:
+                    confine.die_with_parent(zygote)
+                    gc.enable()
+                    task(inherit(own, number), word == _FORK_WARM)
+                except BaseException as error:  # noqa: BLE001 -- nothing may return into the zygote's frames
+                    child_process.last_words(own, error)
+                os._exit(1)
+            scoreboards.keep_from_forks(number)
+            os.close(descriptor)
+        channel.send(b"%d" % answer)

@@ -136,6 +136,10 @@ class WatchTick(msgspec.Struct, frozen=True, tag_field="line", tag="tick"):
 WatchLine = WatchSnapshot | WatchInstance | WatchTick
 
 
+# Made once: a keeper's processes are forked and would each find out what the fields' types mean.
+_decode_request = msgspec.json.Decoder(LoadRequest).decode
+
+
 def encode_load(request: LoadRequest, artifact: bytes) -> bytes:
     """Return the body of a load call: 4 bytes length (big-endian), JSON, artifact bytes.
 
@@ -158,7 +162,7 @@ def decode_load(body: bytes | memoryview) -> tuple[LoadRequest, memoryview]:
     (length,) = struct.unpack_from(">I", view)
     if len(view) < 4 + length:
         raise msgspec.DecodeError("the body is shorter than its length prefix says")
-    return msgspec.json.decode(view[4 : 4 + length], type=LoadRequest), view[4 + length :]
+    return _decode_request(view[4 : 4 + length]), view[4 + length :]
 
 
 class DemandRequest(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ all of them without escaping, so every user-chosen name is one.
 """
 
 import hashlib
-import secrets
+import os
 from typing import Annotated, Final
 
 from msgspec import Meta
@@ -87,14 +87,14 @@ def new_instance_id() -> str:
     An id is never reused, so an answer or a fact that names it can never mean
     a later instance (promise 5).
     """
-    return secrets.token_hex(8)
+    return os.urandom(8).hex()
 
 
 def new_correlation_id() -> str:
     """Return a fresh correlation id: 32 hexadecimal digits, the size of a W3C trace id."""
-    return secrets.token_hex(16)
+    return os.urandom(16).hex()
 
 
 def new_token() -> str:
     """Return a fresh instance token: 32 hexadecimal digits, compared in constant time."""
-    return secrets.token_hex(16)
+    return os.urandom(16).hex()

@@ -148,12 +148,12 @@ def family(root: int) -> list[int]:
     return found
 
 
-def only_child(root: int) -> int:
-    """Return the one process below `root`: a keeper's, which runs the function."""
-    below = family(root)[1:]
-    if len(below) != 1:
-        raise RuntimeError(f"the process {root} has {len(below)} below it, not one")
-    return below[0]
+def only_leaf(root: int) -> int:
+    """Return the one process below `root` with none below it: a keeper's that runs the function."""
+    leaves = [pid for pid in family(root)[1:] if family(pid) == [pid]]
+    if len(leaves) != 1:
+        raise RuntimeError(f"the process {root} has {len(leaves)} leaves below it, not one")
+    return leaves[0]
 
 
 def cpu_s(root: int) -> float:

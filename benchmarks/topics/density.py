@@ -18,7 +18,7 @@ from benchmarks.harness.platform import (
     publish,
     running_platform,
 )
-from benchmarks.harness.processes import HOST, ROOT, family, only_child, pss_kib
+from benchmarks.harness.processes import HOST, ROOT, family, only_leaf, pss_kib
 from benchmarks.harness.result import Figure, Options, Result, Target
 from schemas.specs import Scaling
 
@@ -92,7 +92,7 @@ def _in_flight(count: int) -> float:
         # The first call makes what all share.
         _spin(stack, serving.port)
         time.sleep(SETTLE_S)
-        child = only_child(serving.pid)
+        child = only_leaf(serving.pid)
         before = pss_kib(child)
         for _ in range(count):
             _spin(stack, serving.port)

@@ -5,7 +5,7 @@ import time
 
 from benchmarks import contestants
 from benchmarks.harness import wrk
-from benchmarks.harness.processes import HOST, only_child, open_files, open_sockets, rss_kib
+from benchmarks.harness.processes import HOST, only_leaf, open_files, open_sockets, rss_kib
 from benchmarks.harness.result import Figure, Options, Result, Target, WrongAnswerError
 from benchmarks.topics.keeper import BODY, sorted_right
 
@@ -21,7 +21,7 @@ def measure(options: Options) -> Result:
     memory, files, times = [], [], []
     with contestants.keeper() as serving:
         done = _few(serving.port, 1)  # so the process that answers is there
-        child = only_child(serving.pid)
+        child = only_leaf(serving.pid)
         idle, begun_with = open_sockets(child), open_files(child)
         # The first look is after a load like the later ones: what is held for each invocation
         # in flight, a file for its output, is there by then.

@@ -41,13 +41,13 @@ def test_what_a_process_uses_is_read():
     assert processes.open_files(pid) > 2
 
 
-def test_a_process_with_one_below_it_has_one_only_child():
+def test_a_process_with_one_below_it_has_one_leaf():
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'])"
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", code], stdin=pipe) as process:
         while len(processes.family(process.pid)) < 2:
             assert process.poll() is None
-        assert processes.only_child(process.pid) == processes.family(process.pid)[1]
+        assert processes.only_leaf(process.pid) == processes.family(process.pid)[1]
         process.communicate(b"\n")
-    with pytest.raises(RuntimeError, match="0 below it"):
-        processes.only_child(process.pid)
+    with pytest.raises(RuntimeError, match="0 leaves below it"):
+        processes.only_leaf(process.pid)

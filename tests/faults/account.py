@@ -113,7 +113,11 @@ async def _published(rig: Rig) -> set[str]:
 
 
 def children(pid: int) -> list[int]:
-    """Return the processes that a keeper has forked."""
+    """Return the functions' processes that a keeper has, whose zygote has forked them."""
+    return [child for zygote in _forked(pid) for child in _forked(zygote)]
+
+
+def _forked(pid: int) -> list[int]:
     try:
         text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     except FileNotFoundError:
@@ -124,6 +128,7 @@ def children(pid: int) -> list[int]:
 def _unknown(rig: Rig, keepers: dict[str, int]) -> list[int]:
     """Keepers of this platform, known by their directory, that run without a pod of theirs."""
     strangers = []
+    parents = {*keepers.values(), *(zygote for pid in keepers.values() for zygote in _forked(pid))}
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit() or int(entry.name) in keepers.values():
             continue
@@ -131,6 +136,6 @@ def _unknown(rig: Rig, keepers: dict[str, int]) -> list[int]:
             command = Path(entry.path, "cmdline").read_bytes().split(b"\0")
             parent = int(Path(entry.path, "stat").read_text().rpartition(")")[2].split()[1])
             ours = any(str(rig.directory).encode() in word for word in command)
-            if b"keeper" in command and ours and parent not in keepers.values():
+            if b"keeper" in command and ours and parent not in parents:
                 strangers.append(int(entry.name))
     return strangers

@@ -85,7 +85,7 @@ def attacks(
     keeper: Keeper, loaded: Loaded, spare: socket.socket
 ) -> dict[str, Callable[[], object]]:
     """Return them by name. `spare` is a socket, which no child has."""
-    pid, zygote = loaded.reply.pid, keeper.process.pid
+    pid, zygote, supervisor = loaded.reply.pid, keeper.zygote, keeper.process.pid
     artifact = next(path for path in keeper.cache.rglob("*") if path.is_file())
     return {
         "read its memory": lambda: read_memory(pid),
@@ -96,6 +96,8 @@ def attacks(
         "take its descriptors": lambda: check(_libc.syscall(438, os.pidfd_open(pid), 3, 0)),
         "signal it": lambda: os.kill(pid, 9),
         "signal the zygote": lambda: os.kill(zygote, 9),
+        "read the supervisor's memory": lambda: read_memory(supervisor),
+        "signal the supervisor": lambda: os.kill(supervisor, 9),
         "change its limits": lambda: resource.prlimit(pid, resource.RLIMIT_NOFILE, (0, 0)),
         "slow it": lambda: os.setpriority(os.PRIO_PROCESS, pid, 19),
         "take its port": lambda: take_port(spare, loaded),
@@ -115,6 +117,7 @@ def attacks(
 ATTACKS = (
     "read its memory", "read its memory as a file", "read the zygote's memory",
     "read its environment", "trace it", "take its descriptors", "signal it", "signal the zygote",
+    "read the supervisor's memory", "signal the supervisor",
     "change its limits", "slow it", "take its port", "call it",
     "call the control port", "call by another socket", "alter an artifact", "replace an artifact",
     "add an artifact", "read the keys", "fork", "raise its own limits", "leave its group",
@@ -237,7 +240,7 @@ def links(pid: int) -> list[str]:
 def test_a_child_holds_no_file_and_no_socket_of_anyone_else(
     keeper: Keeper, neighbour: Loaded, other: Loaded
 ) -> None:
-    pids = (keeper.process.pid, neighbour.reply.pid, other.reply.pid)
+    pids = (keeper.process.pid, keeper.zygote, neighbour.reply.pid, other.reply.pid)
     for pid in pids[1:]:
         strange = [
             link for link in links(pid)
@@ -266,7 +269,7 @@ def test_a_neighbours_secret_is_in_its_own_memory_only(
     keeper: Keeper, neighbour: Loaded, other: Loaded
 ) -> None:
     assert in_memory(neighbour.reply.pid, SECRET.encode())
-    for pid in (keeper.process.pid, other.reply.pid):
+    for pid in (keeper.process.pid, keeper.zygote, other.reply.pid):
         assert not in_memory(pid, SECRET.encode())
 
 

@@ -92,6 +92,11 @@ class Keys:
             file.write_text(key.public_key().public_bytes_raw().hex())
 
 
+def children(pid: int) -> list[int]:
+    """Return the processes that `pid` has forked."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 class RefusedError(Exception):
     def __init__(self, status: int, problem: Problem) -> None:
         self.status = status
@@ -300,6 +305,16 @@ class Keeper:
                     return line
             time.sleep(0.01)  # a file: nothing to wait on
         raise AssertionError(f"no such line in {self.log()}")
+
+    @property
+    def zygote(self) -> int:
+        """The process that forks."""
+        (zygote,) = children(self.process.pid)
+        return zygote
+
+    def children(self) -> list[int]:
+        """Return the processes of functions, loaded or spare."""
+        return children(self.zygote)
 
     def close(self) -> None:
         self.process.kill()

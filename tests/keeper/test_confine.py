@@ -193,7 +193,7 @@ def test_a_process_that_is_kept_to_a_directory_reaches_no_other(tmp_path: Path) 
         (directory / "file").write_bytes(b"x")
 
     def attempts() -> dict[str, str]:
-        confine.keep_to(inside)
+        confine.keep_to(str(inside))
         return {
             "read inside": _outcome((inside / "file").read_bytes),
             "write inside": _outcome(lambda: (inside / "new").write_bytes(b"x")),

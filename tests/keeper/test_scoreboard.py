@@ -1,11 +1,13 @@
+import faulthandler
 import os
+import signal
 import time
 
-from keeper.scoreboard import Scoreboard
+from keeper.scoreboard import Scoreboards
 
 
 def test_the_parent_reads_what_the_child_writes() -> None:
-    board = Scoreboard()
+    board = Scoreboards(1).at(0)
     if os.fork() == 0:
         board.began()
         board.began()
@@ -17,11 +19,10 @@ def test_the_parent_reads_what_the_child_writes() -> None:
     assert (board.served, board.in_flight, board.lost_lines) == (1, 1, 1)
     assert board.idle_s == 0.0
     assert board.overdue_s() >= 5
-    board.close()
 
 
 def test_nothing_is_overdue_outside_a_slice() -> None:
-    board = Scoreboard()
+    board = Scoreboards(1).at(0)
     board.enter(time.monotonic() - 5)
     board.leave()
     assert board.overdue_s() == 0.0
@@ -29,8 +30,41 @@ def test_nothing_is_overdue_outside_a_slice() -> None:
     assert board.overdue_s() == 0.0
 
 
+def test_a_page_begins_anew_for_the_next_child() -> None:
+    board = Scoreboards(1).at(0)
+    board.began()
+    board.ended()
+    board.began()
+    board.enter(time.monotonic() - 5)
+    board.lost_line()
+    board.clear()
+    assert (board.served, board.in_flight, board.lost_lines) == (0, 0, 0)
+    assert board.overdue_s() == 0
+    assert board.idle_s < 1
+
+
+def test_a_fork_has_its_own_page_only() -> None:
+    boards = Scoreboards(3)
+    boards.keep_from_forks()
+    boards.give_to_forks(1)
+    readable = []
+    for index in range(3):
+        pid = os.fork()
+        if pid == 0:
+            faulthandler.disable()
+            os._exit(boards.at(index).served)
+        readable.append(os.waitpid(pid, 0)[1])
+    assert readable == [signal.SIGSEGV, 0, signal.SIGSEGV]
+    boards.keep_from_forks(1)
+    if (pid := os.fork()) == 0:
+        faulthandler.disable()
+        os._exit(boards.at(1).served)
+    assert os.waitpid(pid, 0)[1] == signal.SIGSEGV
+
+
 def test_idle_time_counts_from_the_last_end() -> None:
-    board = Scoreboard()
+    board = Scoreboards(1).at(0)
+    board.clear()
     before = board.idle_s
     board.began()
     assert board.idle_s == 0.0

@@ -15,7 +15,7 @@ from keeper.budget import Budget
 from keeper.engine import Function, Host, Sandbox
 from keeper.loop import Loop
 from keeper.runner import Runner
-from keeper.scoreboard import Scoreboard
+from keeper.scoreboard import Scoreboards
 from keeper.server import BODY_TIMEOUT_S, HEAD_TIMEOUT_S, IDLE_TIMEOUT_S, Connection
 from keeper.service import Service, Serving
 
@@ -45,7 +45,7 @@ async def server(compiler: Any, standard_streams: None) -> AsyncIterator[Server]
     function = Function(Host(), f"/proc/self/fd/{descriptor}", sandbox, {})
     os.close(descriptor)
     loop = Loop()
-    scoreboard = Scoreboard()
+    scoreboard = Scoreboards(1).at(0)
     share = Budget(0, 1).share(0, 1)
     service = Service(
         Serving(Program("args", [b"flood.wasm"], {}), b"", 2, MIB),

@@ -6,15 +6,16 @@ from collections.abc import Iterator
 import pytest
 
 from keeper.children import Child
-from keeper.scoreboard import Scoreboard
+from keeper.scoreboard import Scoreboards
 from keeper.spares import DELAY_S, MORE_FOR_S, MOST, PAUSE_S, Spares
 
 
 @pytest.fixture
 def children() -> Iterator[list[Child]]:
+    boards = Scoreboards(MOST)
     pairs = [socket.socketpair() for _ in range(MOST)]
     children = [
-        Child(pid=os.getpid(), state="spare", channel=ours, scoreboard=Scoreboard(), budget_index=i)
+        Child(pid=os.getpid(), state="spare", channel=ours, scoreboard=boards.at(i), index=i)
         for i, (ours, _) in enumerate(pairs)
     ]
     yield children
