@@ -6,6 +6,7 @@ and does the one thing that no HTTP client does simply, which is to forward a
 port. What it says is passed on, because its users know how to read it.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,6 +17,8 @@ from typing import Any, Final
 
 import msgspec
 
+from services.bus.applications import Applications
+from wasmfn.clusterapplications import overlay_with
 from wasmfn.errors import RejectedError, UnreachableError, WasmfnError
 
 MANIFESTS: Final = Path(__file__).parent / "manifests"
@@ -119,11 +122,17 @@ def overlays() -> list[str]:
     return sorted(path.name for path in (MANIFESTS / "overlays").iterdir() if path.is_dir())
 
 
-def render(kubectl: Kubectl, overlay: str, registry: str = "") -> list[Object]:
+def render(
+    kubectl: Kubectl,
+    overlay: str,
+    registry: str = "",
+    applications: Applications | None = None,
+) -> list[Object]:
     """Return the objects of an overlay, whether one of ours or a directory of the user's.
 
     With a `registry`, images are taken from there: `wasmfn/keeper` becomes
-    `<registry>/wasmfn/keeper`.
+    `<registry>/wasmfn/keeper`. With `applications` these have that part of the
+    bus, and not what the overlay gives them.
 
     Raises:
         RejectedError: it cannot be built.
@@ -137,7 +146,11 @@ def render(kubectl: Kubectl, overlay: str, registry: str = "") -> list[Object]:
             f"{overlay} is no overlay of ours ({', '.join(overlays())}) and no directory with a"
             " kustomization.yaml"
         )
-    objects: list[Object] = list(yaml.safe_load_all(kubectl.run("kustomize", str(directory))))
+    with contextlib.ExitStack() as stack:
+        if applications is not None:
+            directory = stack.enter_context(overlay_with(applications, directory))
+        text = kubectl.run("kustomize", str(directory))
+    objects: list[Object] = list(yaml.safe_load_all(text))
     return [from_registry(o, registry.rstrip("/")) for o in objects] if registry else objects
 
 

@@ -1,7 +1,8 @@
 """What each user of NATS may do, worked out from the table of streams and channels.
 
-In a cluster every service is a NATS user of its own, and `people` are one more:
-the command line and any other client. What a user may publish and subscribe
+In a cluster every service is a NATS user of its own. `people` are one more, the
+command line and whoever publishes specs; and `app` is one for the programs that
+functions exchange messages with. What a user may publish and subscribe
 follows from who writes and who reads, so it cannot drift from `schemas.streams`.
 Answers come to an inbox prefix of the user's own, so that no service reads
 another's.
@@ -18,11 +19,13 @@ import msgspec
 
 from schemas.streams import CHANNELS, STREAMS, Stream
 from schemas.subjects import EVENTS, Template
+from services.bus.applications import IN_A_CLUSTER, Applications
 from services.bus.streams import BUCKETS, Bucket
 
 SERVICES: Final = ("router", "builder", "scheduler", "podwatch")
 PEOPLE: Final = "people"
-USERS: Final = (*SERVICES, PEOPLE)
+APPLICATION: Final = "app"
+USERS: Final = (*SERVICES, PEOPLE, APPLICATION)
 
 STREAM_MAKER: Final = "scheduler"
 _CHECKED_BY_PEOPLE: Final = ("PODS", "LEASES")
@@ -54,8 +57,14 @@ def inbox_prefix(user: str) -> str:
     return "_INBOX" if user == PEOPLE else f"_INBOX_{user}"
 
 
-def permissions(user: str) -> Permissions:
-    """Return what `user` may do."""
+def permissions(user: str, applications: Applications = IN_A_CLUSTER) -> Permissions:
+    """Return what `user` may do where `applications` have a part of the bus."""
+    theirs = set(applications.subjects)
+    if user == APPLICATION:
+        # No JetStream but to publish: who makes consumers chooses where they deliver to, and who
+        # makes streams what they read.
+        inbox = f"{inbox_prefix(user)}.>"
+        return Permissions(tuple(sorted(theirs)), tuple(sorted({inbox, *theirs})), answers=True)
     publish = {"$JS.API.STREAM.NAMES", *_about_streams(user), *_in_buckets(user)}
     publish.update(f"$JS.API.STREAM.INFO.{name}" for name in used_by(user))
     subscribe = {f"{inbox_prefix(user)}.>"}
@@ -64,6 +73,11 @@ def permissions(user: str) -> Permissions:
             publish.add(channel.template.wildcard)
         if user in channel.readers:
             subscribe.add(channel.template.wildcard)
+    if user == "router":
+        # Subscriptions, destinations, and the answers of functions to whoever asked.
+        publish |= {*theirs, f"{inbox_prefix(APPLICATION)}.>"}
+        subscribe |= theirs
+    publish.update(_about_applications(user, applications))
     answers = any(user in channel.readers and channel.reply is not None for channel in CHANNELS)
     return Permissions(tuple(sorted(publish)), tuple(sorted(subscribe)), answers)
 
@@ -88,6 +102,16 @@ def _about_streams(user: str) -> Iterator[str]:
         # `wasmfn status` and `wasmfn doctor` look at the whole.
         yield "$JS.API.INFO"
         yield from (f"$JS.API.STREAM.INFO.{name}" for name in names)
+
+
+def _about_applications(user: str, applications: Applications) -> Iterator[str]:
+    for name in applications.streams:
+        if user == STREAM_MAKER:
+            yield from (f"$JS.API.STREAM.{verb}.{name}" for verb in ("INFO", "CREATE", "UPDATE"))
+        if user == "router":
+            for verb in ("CREATE", "INFO", "DELETE", "MSG.NEXT"):
+                yield f"$JS.API.CONSUMER.{verb}.{name}.>"
+            yield f"$JS.ACK.{name}.>"
 
 
 def _in_buckets(user: str) -> Iterator[str]:

@@ -18,6 +18,7 @@ from nats.js.errors import APIError, NotFoundError
 
 from schemas.builds import MODULES_BUCKET, UPLOADS_BUCKET
 from schemas.streams import DAY_S, MIB, STREAMS, Stream
+from services.bus.applications import STREAM_AGE_S, STREAM_BYTES, Applications
 from services.bus.connection import Bus, BusSettings
 from services.bus.errors import BusRefused, StreamConflict
 
@@ -101,6 +102,25 @@ async def ensure_buckets(
     """Do for object store buckets what `ensure_streams` does for streams."""
     for bucket in buckets:
         await _ensure(js, _bucket_config(bucket).evolve(num_replicas=replicas or None))
+
+
+async def ensure_applications(
+    js: JetStreamContext, applications: Applications, *, replicas: int = 0
+) -> None:
+    """Do for the streams of applications what `ensure_streams` does for ours.
+
+    They keep a week, at most 256 MiB, and drop their oldest: what is in them is not ours to refuse.
+    """
+    for name, subjects in applications.streams.items():
+        wanted = api.StreamConfig(
+            name=name,
+            subjects=list(subjects),
+            max_bytes=STREAM_BYTES,
+            max_age=STREAM_AGE_S,
+            discard=api.DiscardPolicy.OLD,
+            storage=api.StorageType.FILE,
+        )
+        await _ensure(js, wanted.evolve(num_replicas=replicas or None))
 
 
 async def _ensure(js: JetStreamContext, wanted: api.StreamConfig) -> None:

@@ -20,7 +20,7 @@ from services.bus.follow import follow
 from services.bus.lease import Reign, lead
 from services.bus.permissions import used_by
 from services.bus.state import Put
-from services.bus.streams import provide
+from services.bus.streams import ensure_applications, provide
 from services.process import Process, PublicError, serve
 from services.scheduler.artifacts import Artifacts
 from services.scheduler.keepers import read_control_key
@@ -52,6 +52,7 @@ async def main(process: Process, settings: SchedulerSettings) -> None:
     ):
         process.start(bus.watch(), "the connection to NATS")
         await provide(bus, settings, used_by("scheduler"))
+        await _provide_applications(bus, settings)
         process.start(_provide_again(bus, settings), "streams")
         process.start(_see_leaders(bus, holder, leading.met), "leaders")
         artifacts = Artifacts(bus, Path(settings.cache_dir))
@@ -119,10 +120,19 @@ async def _provide_again(bus: Bus, settings: SchedulerSettings) -> None:
             await bus.wait_connected()
             try:
                 await provide(bus, settings, used_by("scheduler"))
+                await _provide_applications(bus, settings)
             except (BusError, nats.errors.Error) as error:
                 log.warning("cannot make sure of the streams: %s", error)
                 await asyncio.sleep(1.0)
                 broken.set()
+
+
+async def _provide_applications(bus: Bus, settings: SchedulerSettings) -> None:
+    """Make the streams of applications. One that cannot be made is no reason not to serve."""
+    try:
+        await ensure_applications(bus.js, settings.applications, replicas=settings.nats_replicas)
+    except (BusError, nats.errors.Error) as error:
+        log.error("cannot make the streams of applications: %s", error)
 
 
 async def _see_leaders(bus: Bus, holder: str, ready: Callable[[], None]) -> None:

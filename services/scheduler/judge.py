@@ -23,7 +23,9 @@ from schemas.specs import (
     UnknownKindError,
     decode_spec,
 )
+from services.bus.applications import Applications
 from services.scheduler.schedule import schedule_problem
+from services.scheduler.subjects import subject_problem
 
 _WHERE: Final = re.compile(r"^(?P<what>.*) - at `(?P<path>[^`]*)`$", re.DOTALL)
 _KEY_WHERE: Final = re.compile(r"^(?P<what>.*) - at `key` in `(?P<path>[^`]*)`$", re.DOTALL)
@@ -33,6 +35,7 @@ _FIELD: Final = re.compile(
 _STEP: Final = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 MAX_SPEC_BYTES: Final = 512 * KIB
 """NATS takes messages of 1 MiB, and what is in force says more than the spec that led to it."""
+_UNRESTRICTED: Final = Applications()
 _QUOTED_CHARACTERS: Final = 60
 _MESSAGE_CHARACTERS: Final = 1000
 """An author's text may be quoted in what is said of it, and a spec can be 1 MiB."""
@@ -64,15 +67,26 @@ class Resolved(msgspec.Struct, frozen=True):
     """What it is built from. Nothing: `spec.image` runs as it is (`executor: deployment`)."""
 
 
-def judge(kind: str, namespace: str, name: str, payload: bytes) -> AnySpec | Rejected:
-    """Decode a spec, or say why it is none. Never raises, whatever the bytes."""
-    verdict = _judge(kind, namespace, name, payload)
+def judge(
+    kind: str,
+    namespace: str,
+    name: str,
+    payload: bytes,
+    applications: Applications = _UNRESTRICTED,
+) -> AnySpec | Rejected:
+    """Decode a spec, or say why it is none. Never raises, whatever the bytes.
+
+    `applications`: what of the bus a spec may name.
+    """
+    verdict = _judge(kind, namespace, name, payload, applications)
     if not isinstance(verdict, Rejected):
         return verdict
     return Rejected(_shortened(verdict.message), verdict.field and _shortened(verdict.field))
 
 
-def _judge(kind: str, namespace: str, name: str, payload: bytes) -> AnySpec | Rejected:
+def _judge(
+    kind: str, namespace: str, name: str, payload: bytes, applications: Applications
+) -> AnySpec | Rejected:
     for word, text in (("namespace", namespace), ("name", name)):
         try:
             msgspec.convert(text, Name)
@@ -91,6 +105,8 @@ def _judge(kind: str, namespace: str, name: str, payload: bytes) -> AnySpec | Re
     except RecursionError:
         return Rejected("the spec is nested too deeply")
     if isinstance(spec, TimerSpec) and (wrong := schedule_problem(spec)) is not None:
+        return Rejected(wrong[1], field=wrong[0])
+    if (wrong := subject_problem(spec, applications)) is not None:
         return Rejected(wrong[1], field=wrong[0])
     return spec
 

@@ -126,6 +126,7 @@ class Leader:
         )
         self._demands = Demands(self.world, self._loader)
         self._warm = settings.warm_namespaces
+        self._applications = settings.applications
         self._wire()
 
     def _wire(self) -> None:
@@ -304,7 +305,8 @@ class Leader:
             log.warning("ignoring a spec on the subject %s, which names no object", entry.subject)
             return
         key = (tokens["kind"], tokens["namespace"], tokens["name"])
-        self.world.put_spec(key, Spec(entry.sequence, judge(*key, entry.payload)))
+        verdict = judge(*key, entry.payload, self._applications)
+        self.world.put_spec(key, Spec(entry.sequence, verdict))
         if news:
             self._spec_event(key, "spec-published", f"revision {entry.sequence} was published")
             self._look_at(key)

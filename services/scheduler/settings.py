@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from schemas.names import Name
+from schemas.names import Name, Subject
+from services.bus.applications import Applications, StreamName
 from services.process import ServiceSettings
 from services.scheduler.pods.manifest import KeeperPod
 
@@ -45,9 +46,20 @@ class SchedulerSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unkno
     """These have a keeper ready before they have a function."""
     keeper_linger_s: Annotated[float, Meta(ge=0)] = 60.0
     """How long an empty keeper stays that is not the spare one."""
+    application_subjects: tuple[Subject, ...] = ()
+    """The subjects that subscriptions and destinations may name, such as `["app.>"]`: those that
+    the NATS user `router` is permitted. Empty: all that are not the platform's own."""
+    application_streams: dict[StreamName, tuple[Subject, ...]] = {}
+    """Streams of applications, by name, with the subjects that they keep: made by the scheduler."""
+
+    @property
+    def applications(self) -> Applications:
+        """What of the bus belongs to applications."""
+        return Applications(self.application_subjects, self.application_streams)
 
     def __post_init__(self) -> None:
-        """Refuse a runtime without what it needs."""
+        """Refuse a runtime without what it needs, and streams that are not the applications'."""
+        self.applications  # noqa: B018 - made, it is checked
         needed = {
             "processes": ("pods_dir", "control_public_key_file", "artifact_public_key_file"),
             "kubernetes": ("keeper_image",),

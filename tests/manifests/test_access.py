@@ -126,13 +126,15 @@ def test_a_policy_that_names_a_port_names_its_protocol(objects: list[Object]) ->
 
 
 def test_nats_is_reached_by_those_who_have_a_password_for_it(objects: list[Object]) -> None:
-    (clients, _) = find(objects, "NetworkPolicy", "nats")["spec"]["ingress"]
+    (clients, applications, _) = find(objects, "NetworkPolicy", "nats")["spec"]["ingress"]
+    ((labelled,),) = (applications["from"],)
+    assert labelled["namespaceSelector"]["matchLabels"] == {"wasmfn/applications": "true"}
     ((source,),) = ([peer["podSelector"]["matchLabels"] for peer in clients["from"]],)
     speaking = {
         _name(w) for w in workloads(objects)
         if source.items() <= w["spec"]["template"]["metadata"]["labels"].items()
     }  # fmt: skip
-    assert speaking == set(USERS) - {"people"}
+    assert speaking == set(USERS) - {"people", "app"}
 
 
 def test_the_users_of_nats_are_those_that_the_stream_table_gives() -> None:

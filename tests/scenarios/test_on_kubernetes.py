@@ -24,6 +24,7 @@ from tests.scenarios.caller import bytes_of, deploy, endpoints, post
 from tests.scenarios.conftest import ON_CLUSTER
 from tests.scenarios.load import Load
 from tests.scenarios.platforms.cluster import FUNCTIONS, SYSTEM, ClusterPlatform
+from tests.scenarios.platforms.protocol import KEPT, STREAM
 from tests.scenarios.story import DEADLINE_S, Story
 from wasmfn.client import Client
 
@@ -178,3 +179,25 @@ async def test_an_image_of_keepers_that_cannot_be_pulled_is_told_of_and_stops_no
 def waiting() -> list[str]:
     chosen = ["-n", FUNCTIONS, "-l", KEEPERS, "--field-selector=status.phase=Pending"]
     return lab.kubectl("get", "pods", *chosen, "-o", "name").split()
+
+
+def test_a_subject_that_routers_are_not_permitted_is_refused_with_what_to_change(
+    platform: ClusterPlatform,
+) -> None:
+    deploy(platform, "hello", "outside")
+    create = ("subscription", "create", "--name", "outside", "--function", "outside")
+    refused = platform.cli(*create, "--subject", "shop.orders")
+    assert refused.returncode == 5
+    assert b"--subject 'app.>' --subject 'shop.orders'" in refused.stderr
+    refused = platform.cli(*create, "--subject", "app.orders", "--stream", "ORDERS")
+    assert refused.returncode == 5
+    assert f"--stream '{STREAM}={KEPT}' --stream 'ORDERS=app.orders'".encode() in refused.stderr
+    platform.cli("subscription", "delete", "outside")
+
+
+def test_an_installation_that_forgets_the_subjects_of_applications_changes_nothing(
+    platform: ClusterPlatform,
+) -> None:
+    refused = platform.cli("install", "--overlay", "lab")
+    assert refused.returncode == 5
+    assert f"--stream '{STREAM}={KEPT}' keeps".encode() in refused.stderr

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from wasmfn import cluster, clusterstatus
+from wasmfn import cluster, clusterapplications, clusterstatus
 from wasmfn.cli.output import document, note, progress, write
 from wasmfn.cli.verb import Verb
 from wasmfn.cluster import FUNCTIONS, NAMESPACE, Kubectl, Object, find_kubectl
@@ -46,6 +46,14 @@ def cluster_options(command: Callable[..., None]) -> Callable[..., None]:
     metavar="HOST[:PORT][/PATH]",
     help="Where the images are pulled from; by default they are on the nodes.",
 )
+@click.option(
+    "--subject", "subjects", multiple=True, metavar="SUBJECT",
+    help="A NATS subject for subscriptions and for programs of yours (repeatable). [app.>]",
+)  # fmt: skip
+@click.option(
+    "--stream", "streams", multiple=True, metavar="NAME=SUBJECT[,...]",
+    help="A JetStream stream that keeps such subjects (repeatable).",
+)  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print what would be applied, and change nothing.")
 @click.option(
     "--wait/--no-wait", default=True, show_default=True, help="Wait until everything is ready."
@@ -58,6 +66,8 @@ def cluster_options(command: Callable[..., None]) -> Callable[..., None]:
 def install(
     overlay: str,
     registry: str,
+    subjects: tuple[str, ...],
+    streams: tuple[str, ...],
     dry_run: bool,
     wait: bool,
     timeout_s: float,
@@ -75,14 +85,18 @@ def install(
       wasmfn install --overlay ha                         three NATS servers
       wasmfn install --dry-run | less
       WASMFN_NATS=kubernetes: wasmfn deploy sort.wasm     then use it
+      wasmfn install --subject 'app.>' --subject 'shop.>' --stream 'ORDERS=shop.orders.>'
     """
     kubectl = find_kubectl(kubeconfig, context)
-    objects = cluster.render(kubectl, overlay, registry)
+    given = clusterapplications.parse(subjects, streams) if subjects or streams else None
+    objects = cluster.render(kubectl, overlay, registry, given)
     if dry_run:
         import yaml  # noqa: PLC0415 - only here
 
         write(yaml.safe_dump_all(objects, sort_keys=False).rstrip("\n"))
         return
+    if given is None:
+        _keep_applications(kubectl, objects)
     # A pod that lacks a key when it starts asks for it ever more seldom, so keys come first.
     lasting = _of(objects, _LASTING)
     steps = ([o for o in objects if o not in lasting], lasting) if wait else (objects,)
@@ -193,6 +207,19 @@ def status(form: str, kubeconfig: Path | None, context: str | None) -> None:
     bad = [p.name for p in parts if not p.whole] + [c.name for c in checks if c.state == "bad"]
     if bad:
         raise WasmfnError(f"not well: {', '.join(bad)}")
+
+
+def _keep_applications(kubectl: Kubectl, objects: list[Object]) -> None:
+    """Refuse to take subjects away from applications because nobody named them again."""
+    here = f"--namespace={NAMESPACE}"
+    found = kubectl.get("deployments", here, "--field-selector=metadata.name=scheduler")["items"]
+    before, now = (clusterapplications.of_objects(o) for o in (found, objects))
+    if before is not None and now is not None and before.restricted and before != now:
+        raise RejectedError(
+            "applications have other subjects in this cluster than this would leave them; say which"
+            f" they are to have: {clusterapplications.options(before)} keeps those that they have,"
+            f" {clusterapplications.options(now)} gives those of the overlay"
+        )
 
 
 def _of(objects: list[Object], kinds: tuple[str, ...]) -> list[Object]:

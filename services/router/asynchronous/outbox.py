@@ -12,6 +12,7 @@ from schemas.events import NO_NAMESPACE, Event, new_event
 from schemas.specs import check_subject
 from services.bus.connection import Bus
 from services.bus.errors import BusRefused, BusUnavailable
+from services.bus.permissions import APPLICATION, inbox_prefix
 from services.bus.publish import publish
 from services.router.asynchronous.outlet import Message
 
@@ -20,7 +21,8 @@ log = logging.getLogger(__name__)
 _SEND_S: Final = 2.0
 _REFUSALS: Final = 5
 """A stream that is not ours and takes nothing must not hold up a function for ever."""
-_INBOX: Final = "_INBOX."
+_INBOXES: Final = ("_INBOX.", f"{inbox_prefix(APPLICATION)}.")
+"""Where clients of NATS take answers, and where those do that have a user for applications."""
 
 
 class Outbox:
@@ -88,7 +90,7 @@ class Outbox:
 
 def may_reply(subject: str) -> bool:
     """Return whether an answer may go to `subject`, which whoever sent the question chose."""
-    if subject.startswith(_INBOX):
+    if subject.startswith(_INBOXES):
         return True
     try:
         check_subject(subject, wildcards=False)

@@ -13,11 +13,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from services.bus.connection import BusSettings, connect
-from services.bus.permissions import PEOPLE, inbox_prefix
+from services.bus.connection import Bus, BusSettings, connect
+from services.bus.permissions import APPLICATION, PEOPLE, inbox_prefix
 from tests.cluster import lab
 from tests.cluster.executor import build
 from tests.cluster.lab import containerd, supplies
+from tests.scenarios.platforms.protocol import KEPT, STREAM
 from wasmfn.client import Client
 
 WASMFN = Path(sys.executable).parent / "wasmfn"
@@ -45,7 +46,17 @@ class ClusterPlatform:
     def start(self) -> None:
         supplies.push_project()
         build.executor()
-        self._done(self.cli("install", "--overlay", "lab", "--timeout", f"{READY_S:g}"))
+        self._done(
+            self.cli(
+                "install",
+                "--overlay",
+                "lab",
+                "--stream",
+                f"{STREAM}={KEPT}",
+                "--timeout",
+                f"{READY_S:g}",
+            )
+        )
 
     def close(self) -> None:
         self._done(self.cli("uninstall", "--overlay", "lab", "--yes"))
@@ -65,6 +76,11 @@ class ClusterPlatform:
     async def insight(self) -> AsyncIterator[Client]:
         async with connect(_as("scheduler"), "scenario") as bus:
             yield Client(bus)
+
+    @contextlib.asynccontextmanager
+    async def application(self) -> AsyncIterator[Bus]:
+        async with connect(_as(APPLICATION), "scenario") as bus:
+            yield bus
 
     def cli(self, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         with self.reachable():

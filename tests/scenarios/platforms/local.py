@@ -11,7 +11,9 @@ from pathlib import Path
 import msgspec
 
 from schemas.pods import LocalPod
+from services.bus.connection import Bus
 from services.pids import is_running
+from tests.scenarios.platforms.protocol import KEPT, STREAM
 from wasmfn.client import Client, connect
 from wasmfn.discovery import find_platform
 
@@ -76,6 +78,13 @@ class LocalPlatform:
     async def nats(self) -> AsyncIterator[Client]:
         async with connect(find_platform(data=self.data, environ={}), wait_s=READY_S) as client:
             yield client
+
+    @contextlib.asynccontextmanager
+    async def application(self) -> AsyncIterator[Bus]:
+        async with self.nats() as client:
+            # In a cluster this is the operator's to say, and the scheduler makes it.
+            await client.bus.js.add_stream(name=STREAM, subjects=[KEPT])
+            yield client.bus
 
     def insight(self) -> contextlib.AbstractAsyncContextManager[Client]:
         # Whoever may read the token file may do everything here.

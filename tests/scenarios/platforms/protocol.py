@@ -4,7 +4,12 @@ import subprocess
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Protocol
 
+from services.bus.connection import Bus
 from wasmfn.client import Client
+
+STREAM = "KEPT"
+KEPT = "app.kept.>"
+"""What the stream of applications keeps."""
 
 
 class Platform(Protocol):
@@ -22,6 +27,9 @@ class Platform(Protocol):
 
     def insight(self) -> AbstractAsyncContextManager[Client]:
         """Connect with the rights of the scheduler, who reads what users may not: tokens too."""
+
+    def application(self) -> AbstractAsyncContextManager[Bus]:
+        """Connect as a program that speaks with functions below `app.`; STREAM holds KEPT."""
 
     def cli(self, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         """Run `wasmfn` against it, to its end."""
