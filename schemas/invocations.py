@@ -1,9 +1,9 @@
 """What is kept of an asynchronous invocation: the request, its attempts, and how it ended.
 
 An invocation is accepted when INVOCATIONS has stored it. From then on it is in
-exactly one of three places until somebody says otherwise: in the queue, done in
-RESULTS, or in DEAD. Its id is its name in all three, so writing it twice is
-writing it once.
+exactly one of three places until somebody says otherwise: in the queue, ended in
+RESULTS (done, or cancelled), or in DEAD. Its id is its name in all three, so
+writing it twice is writing it once.
 """
 
 import hashlib
@@ -105,8 +105,8 @@ class Answer(msgspec.Struct, frozen=True):
     truncated: bool = False
 
 
-State = Literal["accepted", "retrying", "done", "dead"]
-FINAL: Final = frozenset({"done", "dead"})
+State = Literal["accepted", "running", "retrying", "done", "dead", "cancelled"]
+FINAL: Final = frozenset({"done", "dead", "cancelled"})
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,6 +127,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     next_attempt_at: datetime | None = None
     message: str = ""
     answer: Answer | None = None
+    unwanted: bool = False
+    """Somebody has cancelled it while an attempt was under way: there will be no other one."""
 
 
 Reason = Literal["attempts-spent", "final-status", "unreadable"]
@@ -148,10 +150,15 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeadRequest(msgspec.Struct, frozen=True):
-    """A person asks what is to become of a dead letter: back to the queue, or away."""
+    """A person says what is to become of a dead letter: back to the queue, or away.
+
+    To prune is to throw away all of the function that are older than `older_than_s`,
+    whatever their ids.
+    """
 
     id: str
-    action: Literal["redrive", "discard"]
+    action: Literal["redrive", "discard", "prune"]
+    older_than_s: float = 0.0
 
 
 class DeadReply(msgspec.Struct, frozen=True):
@@ -160,3 +167,24 @@ class DeadReply(msgspec.Struct, frozen=True):
     done: bool
     message: str
     location: str = ""
+    pruned: int = 0
+    more: bool = False
+    """There are more to prune: ask again."""
+
+
+class CancelRequest(msgspec.Struct, frozen=True):
+    """A person does not want an invocation any more."""
+
+    id: str
+
+
+class CancelReply(msgspec.Struct, frozen=True):
+    """What became of it. `message` says so in one sentence.
+
+    `cancelled`: no attempt will be made. `unwanted`: one is under way and is not
+    interrupted; there will be no other. `ended`: it was over before. `missing`:
+    there is none. `unknown`: it could not be found out, or not be written; ask again.
+    """
+
+    outcome: Literal["cancelled", "unwanted", "ended", "missing", "unknown"]
+    message: str

@@ -294,4 +294,13 @@ CHANNELS: Final = (
         writer="people",
         readers=("router",),
     ),
+    Channel(
+        name="cancel",
+        template=subjects.CANCEL_REQUESTS,
+        message=invocations.CancelRequest,
+        reply=invocations.CancelReply,
+        description="A person does not want an invocation any more.",
+        writer="people",
+        readers=("router",),
+    ),
 )

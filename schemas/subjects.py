@@ -105,5 +105,7 @@ ACTIVITY: Final = Template("wasmfn.activity.{router}")
 """Core publish: what a router has in flight and parked, and how far it has read ACTIVE."""
 BUILD_REQUESTS: Final = Template("wasmfn.build")
 """Core request/reply, queue group `builder`: the scheduler asks for a build."""
+CANCEL_REQUESTS: Final = Template("wasmfn.cancel.{namespace}.{function}")
+"""Core request/reply, queue group `router`: people do not want an invocation any more."""
 DEAD_REQUESTS: Final = Template("wasmfn.redrive.{namespace}.{function}")
 """Core request/reply, queue group `router`: people say what becomes of a dead letter."""

@@ -1,10 +1,13 @@
 """Asynchronous invocations as a person sees them: where each is, and the dead ones.
 
 The three places are read from the bus like everything else. What becomes of a
-dead letter is asked of a router, which alone writes there.
+dead letter, and that nobody wants an invocation any more, is asked of a router:
+routers alone write there.
 """
 
+import asyncio
 import contextlib
+from collections.abc import AsyncIterator, Callable
 from typing import Final, TypeVar
 
 import msgspec
@@ -12,13 +15,22 @@ import nats.errors
 from nats.js import errors as js_errors
 
 from schemas import subjects
-from schemas.invocations import DeadLetter, DeadReply, DeadRequest, Result
+from schemas.invocations import (
+    FINAL,
+    CancelReply,
+    CancelRequest,
+    DeadLetter,
+    DeadReply,
+    DeadRequest,
+    Result,
+)
 from schemas.streams import DEAD, INVOCATIONS, RESULTS, Stream
+from services.bus.feed import FeedLost, open_feed
 from wasmfn import access
 from wasmfn.client import Client
-from wasmfn.errors import MissingError, RejectedError, UnreachableError
+from wasmfn.errors import DeadlineError, MissingError, RejectedError, UnreachableError
 
-_ASK_S: Final = 10.0
+_ASK_S: Final = 30.0
 
 R = TypeVar("R", Result, DeadLetter)
 
@@ -80,6 +92,64 @@ class Invocations:
             f"there is no invocation {name.id} of {name.function}, or its result has expired"
         )
 
+    async def wait(self, name: Place, within_s: float, tell: Callable[[str], None]) -> Result:
+        """Return what became of one, once it has ended; `tell` hears how far it is meanwhile.
+
+        Raises:
+            MissingError: there is none, or its result has expired.
+            DeadlineError: it had not ended in time. It goes on.
+        """
+        subject = RESULTS.template.subject(**msgspec.structs.asdict(name))
+        found = await self.get(name)
+        try:
+            async with asyncio.timeout(within_s):
+                while True:
+                    with contextlib.suppress(FeedLost, TimeoutError):
+                        async for result in self._results(subject):
+                            tell(f"{result.state}: {result.message}".removesuffix(": "))
+                            found = result
+                            if result.state in FINAL:
+                                return result
+        except TimeoutError:
+            raise DeadlineError(
+                f"it is {found.state} after {within_s:g} s and goes on; `wasmfn invocations wait"
+                f" {name.function} {name.id}` waits again"
+            ) from None
+
+    async def cancel(self, name: Place) -> CancelReply:
+        """Have one cancelled. What became of that is in the reply: it may have been too late.
+
+        Raises:
+            MissingError: there is none.
+            UnreachableError: no router answers, or none knows.
+        """
+        subject = subjects.CANCEL_REQUESTS.subject(namespace=name.namespace, function=name.function)
+        raw = await self._ask(subject, msgspec.json.encode(CancelRequest(name.id)))
+        reply = msgspec.json.decode(raw, type=CancelReply)
+        if reply.outcome == "missing":
+            raise MissingError(f"{reply.message}, or its result has expired")
+        if reply.outcome == "unknown":
+            raise UnreachableError(reply.message)
+        return reply
+
+    async def prune(self, namespace: str, function: str | None, older_than_s: float) -> int:
+        """Throw away the dead letters that are older, and return how many those were.
+
+        Errors are those of `act`.
+        """
+        tokens = {"namespace": namespace} | ({"function": function} if function else {})
+        with access.translated():
+            functions = sorted({name.function for name in await self._names(DEAD, tokens)})
+        pruned = 0
+        for one in functions:
+            request = DeadRequest("", "prune", older_than_s)
+            while True:
+                reply = await self.act(Place(namespace, one, ""), request)
+                pruned += reply.pruned
+                if not reply.more:
+                    break
+        return pruned
+
     async def dead(self, namespace: str, function: str | None = None) -> list[DeadLetter]:
         """Return the dead letters, the oldest first."""
         tokens = {"namespace": namespace} | ({"function": function} if function else {})
@@ -114,16 +184,31 @@ class Invocations:
             UnreachableError: no router answers.
         """
         subject = subjects.DEAD_REQUESTS.subject(namespace=name.namespace, function=name.function)
+        raw = await self._ask(subject, msgspec.json.encode(request))
+        reply = msgspec.json.decode(raw, type=DeadReply)
+        if not reply.done:
+            raise RejectedError(reply.message)
+        return reply
+
+    async def _ask(self, subject: str, request: bytes) -> bytes:
         try:
-            raw = await self._bus.nc.request(subject, msgspec.json.encode(request), timeout=_ASK_S)
+            raw = await self._bus.nc.request(subject, request, timeout=_ASK_S)
         except (nats.errors.NoRespondersError, TimeoutError) as error:
             raise UnreachableError(
                 "no router answers; `wasmfn doctor` tells whether one runs"
             ) from error
-        reply = msgspec.json.decode(raw.data, type=DeadReply)
-        if not reply.done:
-            raise RejectedError(reply.message)
-        return reply
+        return raw.data
+
+    async def _results(self, subject: str) -> AsyncIterator[Result]:
+        """Yield the last word on a subject and each that follows; FeedLost if that breaks."""
+        async with open_feed(self._bus, RESULTS.name, [subject]) as feed:
+            async for entry in feed.snapshot():
+                if entry.payload:
+                    yield msgspec.json.decode(entry.payload, type=Result)
+            while True:
+                news = await feed.next()
+                if news is not None and news.payload:
+                    yield msgspec.json.decode(news.payload, type=Result)
 
     async def _names(self, stream: Stream, tokens: dict[str, str]) -> set[Place]:
         info = await self._bus.js.stream_info(stream.name, stream.template.filter(**tokens))

@@ -30,6 +30,8 @@ USERS: Final = (*SERVICES, PEOPLE, APPLICATION)
 STREAM_MAKER: Final = "scheduler"
 _CHECKED_BY_PEOPLE: Final = ("PODS", "LEASES")
 """What `wasmfn doctor` and `wasmfn status` read. Not ENDPOINTS, which hold instances' tokens."""
+_DELETED_FROM: Final = ("INVOCATIONS", "DEAD")
+"""A cancelled invocation and a dead letter go at once, also from a full stream."""
 _EACH: Final = "each service its own"
 _ANYONE: Final = "anyone"
 
@@ -94,6 +96,8 @@ def _about_streams(user: str) -> Iterator[str]:
                 # Its consumers are durable, shared and acknowledge.
                 yield f"$JS.API.CONSUMER.LIST.{stream.name}"
                 yield f"$JS.ACK.{stream.name}.>"
+            if stream.name in _DELETED_FROM and user == stream.writer:
+                yield f"$JS.API.STREAM.MSG.DELETE.{stream.name}"
     names = [stream.name for stream in STREAMS] + [f"OBJ_{bucket.name}" for bucket in BUCKETS]
     if user == STREAM_MAKER:
         for verb in ("INFO", "CREATE", "UPDATE"):

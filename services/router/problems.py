@@ -16,6 +16,7 @@ _TITLES: Final = {
     404: "No such route",
     405: "Method not allowed",
     408: "Request timed out",
+    409: "Not possible any more",
     413: "Request body too large",
     414: "Request target too long",
     417: "Expectation failed",

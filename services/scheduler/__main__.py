@@ -132,7 +132,7 @@ async def _provide_applications(bus: Bus, settings: SchedulerSettings) -> None:
     try:
         await ensure_applications(bus.js, settings.applications, replicas=settings.nats_replicas)
     except (BusError, nats.errors.Error) as error:
-        log.error("cannot make the streams of applications: %s", error)
+        log.warning("the streams of applications could not be made: %s", error)
 
 
 async def _see_leaders(bus: Bus, holder: str, ready: Callable[[], None]) -> None:

@@ -49,7 +49,7 @@ class SchedulerSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unkno
     application_subjects: tuple[Subject, ...] = ()
     """The subjects that subscriptions and destinations may name, such as `["app.>"]`: those that
     the NATS user `router` is permitted. Empty: all that are not the platform's own."""
-    application_streams: dict[StreamName, tuple[Subject, ...]] = {}
+    application_streams: dict[StreamName, tuple[Subject, ...]] = {}  # noqa: RUF012 - msgspec copies it
     """Streams of applications, by name, with the subjects that they keep: made by the scheduler."""
 
     @property

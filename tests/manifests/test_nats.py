@@ -12,12 +12,14 @@ from pathlib import Path
 import nats.aio.msg
 import nats.errors
 import pytest
+from nats.js.api import AckPolicy
 
 from schemas import subjects
 from schemas.builds import MODULES_BUCKET, UPLOADS_BUCKET
 from schemas.invocations import DeadRequest, Invocation
 from schemas.streams import STREAMS
 from services.bus import objects
+from services.bus.applications import IN_A_CLUSTER, Applications
 from services.bus.connection import Bus, BusSettings, connect, settle
 from services.bus.enqueue import enqueue
 from services.bus.errors import BusRefused
@@ -26,23 +28,33 @@ from services.bus.permissions import SERVICES, USERS, inbox_prefix, used_by
 from services.bus.publish import publish
 from services.bus.pull import open_puller
 from services.bus.state import Snapshot
-from services.bus.streams import BUCKETS, provide
+from services.bus.streams import BUCKETS, ensure_applications, provide
+from services.router.asynchronous.cancel import Cancellations
 from services.router.asynchronous.dead import DeadLetters
+from services.router.asynchronous.metrics import AsyncMetrics
 from services.router.asynchronous.policy import Dead
 from services.router.asynchronous.report import letter_of, result_of
 from services.router.asynchronous.store import Lease, Store
 from tests.manifests.workloads import MANIFESTS
+from wasmfn import natsusers
 from wasmfn.client import Client
 from wasmfn.invocations import Invocations, Place
 
+KEEPING = Applications(("app.>",), {"KEPT": ("app.kept.>",)})
 NATS_SERVER = Path(sys.executable).parent / "nats-server"
 
 
 class Servers:
     """One server, or three of a cluster, with the committed configuration and other ports."""
 
-    def __init__(self, directory: Path, ports: list[tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        ports: list[tuple[int, int]],
+        applications: Applications = IN_A_CLUSTER,
+    ) -> None:
         self.directory = directory
+        self._applications = applications
         self.url = ",".join(f"nats://127.0.0.1:{client}" for client, _ in ports)
         self._environ = dict(os.environ)
         self._environ |= {f"NATS_PASSWORD_{user}": f"p9{user}" for user in (*USERS, "server")}
@@ -62,6 +74,7 @@ class Servers:
                 cluster = (MANIFESTS / "overlays" / "ha" / "cluster.conf").read_text()
                 cluster = cluster.replace("port: 6222", f'listen: "127.0.0.1:{route}"')
                 (place / "cluster.conf").write_text(cluster)
+            (place / "users.conf").write_text(natsusers.configuration(self._applications))
             config = (place / "nats.conf").read_text()
             config = config.replace("host: 0.0.0.0", 'host: "127.0.0.1"')
             config = config.replace("port: 4222", f"port: {client}")
@@ -100,6 +113,14 @@ class Servers:
 @pytest.fixture
 def one(tmp_path: Path, free_port_pairs: list[tuple[int, int]]) -> Iterator[Servers]:
     servers = Servers(tmp_path, free_port_pairs[:1])
+    servers.start()
+    yield servers
+    servers.stop()
+
+
+@pytest.fixture
+def one_with_a_stream(tmp_path: Path, free_port_pairs: list[tuple[int, int]]) -> Iterator[Servers]:
+    servers = Servers(tmp_path, free_port_pairs[:1], KEEPING)
     servers.start()
     yield servers
     servers.stop()
@@ -183,6 +204,23 @@ async def test_nobody_can_write_what_another_one_writes(one: Servers, user: str)
         ("people", "$JS.API.STREAM.DELETE.SPECS"),
         ("builder", "$JS.API.STREAM.MSG.GET.ENDPOINTS"),
         ("builder", "$JS.API.STREAM.PURGE.SPECS"),
+        ("people", "$JS.API.STREAM.MSG.DELETE.DEAD"),
+        ("people", "app.x"),
+        ("router", "$JS.API.STREAM.MSG.DELETE.RESULTS"),
+        ("router", "shop.x"),
+        ("router", "_INBOX.x"),
+        ("router", "_INBOX_scheduler.x"),
+        ("router", "$JS.API.CONSUMER.CREATE.OTHER.c.app.x"),
+        ("router", "$JS.API.STREAM.CREATE.KEPT"),
+        ("app", "shop.x"),
+        ("app", "wasmfn.cancel.default.f"),
+        ("app", "_INBOX_router.x"),
+        ("app", "$JS.API.STREAM.CREATE.KEPT"),
+        ("app", "$JS.API.STREAM.INFO.KEPT"),
+        ("app", "$JS.API.CONSUMER.CREATE.KEPT.c.app.kept.x"),
+        ("app", "$JS.API.STREAM.MSG.GET.ENDPOINTS"),
+        ("builder", "app.x"),
+        ("scheduler", "$JS.API.STREAM.DELETE.KEPT"),
         ("scheduler", "$JS.API.STREAM.DELETE.SPECS"),
         ("scheduler", "$JS.API.STREAM.PURGE.OBJ_modules"),
     ],
@@ -300,4 +338,84 @@ async def test_calls_go_through_the_queue_and_people_decide_about_the_dead(one: 
             assert (await seen.get(name)).state == "accepted"
         await router.js.delete_consumer("INVOCATIONS", consumer.name)
         for bus in (scheduler, router, people):
+            assert not bus.last_error
+
+
+async def test_an_application_asks_the_router_and_nobody_else_hears_the_answer(
+    one: Servers,
+) -> None:
+    await _made(one)
+    async with one.user("app") as (app, _), one.user("router") as (router, _):
+
+        async def answer(msg: nats.aio.msg.Msg) -> None:
+            # Much later, and from a connection that the question did not come to.
+            async with one.user("router") as (other, _):
+                for _ in range(2):
+                    await other.nc.publish(msg.reply, b"here")
+
+        await router.nc.subscribe("app.ask.*", queue="q", cb=answer)
+        await settle(router.nc)
+        assert (await app.nc.request("app.ask.me", b"", timeout=5)).data == b"here"
+        for bus in (app, router):
+            assert not bus.last_error
+
+
+async def test_what_an_application_publishes_is_kept_and_pulled_by_the_routers_alone(
+    one_with_a_stream: Servers,
+) -> None:
+    servers = one_with_a_stream
+    await _made(servers)
+    async with (
+        servers.user("scheduler") as (scheduler, _),
+        servers.user("router") as (router, _),
+        servers.user("app") as (app, _),
+    ):
+        await ensure_applications(scheduler.js, KEEPING)
+        await ensure_applications(scheduler.js, KEEPING)
+        await router.js.add_consumer(
+            "KEPT", durable_name="c", name="c", filter_subject="app.kept.*",
+            ack_policy=AckPolicy.EXPLICIT,
+        )  # fmt: skip
+        assert (await app.js.publish("app.kept.x", b"1")).stream == "KEPT"
+        async with open_puller(router, "KEPT", "c") as puller:
+            delivered = await puller.next(5.0)
+            assert delivered is not None
+            assert await delivered.acknowledge()
+        assert (await router.js.consumer_info("KEPT", "c")).num_pending == 0
+        await router.js.delete_consumer("KEPT", "c")
+        for bus in (scheduler, router, app):
+            assert not bus.last_error
+        with pytest.raises(nats.errors.TimeoutError):
+            await app.nc.request("$JS.API.CONSUMER.CREATE.KEPT.d.app.kept.x", b"{}", timeout=0.5)
+        with pytest.raises(nats.errors.TimeoutError):
+            await app.nc.request("$JS.API.STREAM.UPDATE.KEPT", b"{}", timeout=0.5)
+
+
+async def test_a_router_cancels_and_prunes_with_the_rights_that_it_has(one: Servers) -> None:
+    await _made(one)
+    now = datetime.now(UTC)
+    call = Invocation(
+        namespace="default", function="f", id="0" * 32, accepted_at=now,
+        origin="timer", correlation="c", traceparent="t",
+    )  # fmt: skip
+    async with (
+        one.user("scheduler") as (scheduler, _),
+        one.user("router") as (router, _),
+        one.user("people") as (people, _),
+    ):
+        await enqueue(scheduler, call)
+        store = Store(router)
+        cancellations = Cancellations(router, store, lambda _: None, AsyncMetrics(), lambda _: None)
+        letters = DeadLetters(router, store, lambda _: None, lambda _: None)
+        async with cancellations.listening(), letters.listening():
+            await settle(router.nc)
+            seen = Invocations(Client(people))
+            name = Place("default", "f", call.id)
+            assert (await seen.cancel(name)).outcome == "cancelled"
+            assert (await seen.get(name)).state == "cancelled"
+            assert (await router.js.stream_info("INVOCATIONS")).state.messages == 0
+            await store.put_dead(letter_of(call, Dead("attempts-spent", "why"), now, ()))
+            assert await seen.prune("default", "f", 0.0) == 1
+            assert await seen.dead("default") == []
+        for bus in (router, people):
             assert not bus.last_error

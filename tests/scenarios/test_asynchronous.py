@@ -28,7 +28,7 @@ async def ended(url: str, *states: str) -> dict[str, Any]:
     """Return what a location tells once it is in one of `states`."""
     async with asyncio.timeout(DEADLINE_S), httpx.AsyncClient(timeout=60) as http:
         while (told := (await http.get(url)).json())["state"] not in states:
-            await asyncio.sleep(0.2)
+            pass
     return dict(told)
 
 
@@ -78,6 +78,27 @@ async def test_what_always_fails_is_tried_again_and_a_dead_letter_that_can_go_ba
     done = await ended(url, "done")
     assert json.loads(done["result"]["body"])["output"] == [SORTED]
     assert cli(platform, "dead", "list", "--function", "failing", "-o", "name").split() == []
+
+
+async def test_what_waits_for_its_turn_is_cancelled_and_what_runs_ends(
+    platform: Platform, tmp_path: Path
+) -> None:
+    file = tmp_path / "single.yaml"
+    file.write_text(
+        f"{{kind: function, name: single, module: {{file: {example('sleepy')}}},"
+        " asynchronous: {concurrency: 1}}\n---\n"
+        "{kind: route, name: single, function: single, path: /single, methods: [POST]}\n"
+    )
+    cli(platform, "apply", "-f", str(file))
+    call = ("invoke", "single", "8", "--async")
+    urls = [cli(platform, *call).strip() for _ in range(2)]
+    await ended(urls[0], "running")
+    cli(platform, "invocations", "cancel", "single", urls[1].rpartition("/")[2])
+    assert (await ended(urls[1], "cancelled"))["attempts"] == []
+    async with httpx.AsyncClient(timeout=60) as http:
+        assert (await http.delete(urls[0])).status_code == 202
+    assert (await ended(urls[0], "done", "cancelled"))["state"] == "done"
+    cli(platform, "dead", "prune", "--older-than", "1d")
 
 
 async def test_a_timer_calls_its_function_when_it_is_due(platform: Platform) -> None:

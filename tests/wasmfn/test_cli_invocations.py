@@ -89,6 +89,68 @@ def test_dead_letters_are_listed_shown_sent_back_and_thrown_away(platform: Local
     assert json.loads(ok(platform, "dead", "list", "-o", "json")) == []
 
 
+def test_waiting_prints_the_answer_or_says_how_it_ended(platform: LocalPlatform) -> None:
+    deploy(platform, "awaited", "sort")
+    deploy(platform, "fails", "trap")
+    assert platform.cli("invoke", "awaited", "2", "1", "--wait").returncode == 2
+    done = platform.cli("invoke", "awaited", "2", "1", "--async", "--wait")
+    assert done.returncode == 0, done.stderr.decode()
+    location, output = done.stdout.decode().splitlines()
+    assert output == "1 2"
+    identity = location.rpartition("/")[2]
+    assert ok(platform, "invocations", "wait", "awaited", identity) == "1 2\n"
+    raw = json.loads(ok(platform, "invocations", "wait", "awaited", identity, "--raw"))
+    assert raw["output"] == ["1 2"]
+    failed = platform.cli("invoke", "fails", "--async", "--wait")
+    assert failed.returncode == 1
+    assert b"it is dead: 2 attempts failed" in failed.stderr
+    assert b"wasmfn dead get fails" in failed.stderr
+    ok(platform, "dead", "discard", "fails", "--all")
+    assert platform.cli("invocations", "wait", "awaited", "0" * 32).returncode == 4
+
+
+def test_what_waits_its_turn_is_cancelled_and_what_runs_is_told_of(
+    platform: LocalPlatform,
+) -> None:
+    module = EXAMPLES / "sleepy" / "sleepy.wasm"
+    alone = DOCUMENT.format(name="sleeper", module=module) + "  concurrency: 1\n"
+    ok(platform, "apply", "-f", "-", stdin=alone.encode())
+    ok(platform, "route", "create", "--url", "/sleeper", "--function", "sleeper")
+    call = ("invoke", "sleeper", "8", "--async")
+    first, second = (ok(platform, *call).strip().rpartition("/")[2] for _ in range(2))
+    until_state(platform, "sleeper", first, "running")
+    late = platform.cli("invocations", "wait", "sleeper", second, "--timeout", "0.5s")
+    assert late.returncode == 6
+    assert b"goes on" in late.stderr
+    ok(platform, "invocations", "cancel", "sleeper", second)
+    assert until_state(platform, "sleeper", second, "cancelled")["attempts"] == []
+    assert second in ok(platform, "invocations", "list", "--state", "cancelled", "-o", "name")
+    running = platform.cli("invocations", "cancel", "sleeper", first)
+    assert running.returncode == 0
+    assert b"not interrupted" in running.stderr
+    assert ok(platform, "invocations", "wait", "sleeper", first) == "slept 8 s\n"
+    assert platform.cli("invocations", "cancel", "sleeper", first).returncode == 5
+    assert platform.cli("invocations", "cancel", "sleeper", "0" * 32).returncode == 4
+    cancelled = platform.cli("invocations", "wait", "sleeper", second)
+    assert cancelled.returncode == 1
+    assert b"it is cancelled" in cancelled.stderr
+
+
+def test_old_dead_letters_are_pruned_and_the_others_stay(platform: LocalPlatform) -> None:
+    deploy(platform, "pruned", "trap")
+    for _ in range(2):
+        assert platform.cli("invoke", "pruned", "--async", "--wait").returncode == 1
+    assert platform.cli("dead", "prune").returncode == 2
+    young = platform.cli("dead", "prune", "--older-than", "1h")
+    assert b"threw away 0" in young.stderr
+    other = platform.cli("dead", "prune", "--older-than", "0s", "--function", "sort")
+    assert b"threw away 0" in other.stderr
+    assert len(ok(platform, "dead", "list", "--function", "pruned", "-o", "name").split()) == 2
+    old = platform.cli("invocations", "prune", "--older-than", "0s", "--function", "pruned")
+    assert b"threw away 2" in old.stderr
+    assert ok(platform, "dead", "list", "--function", "pruned", "-o", "name").split() == []
+
+
 def test_a_timer_calls_a_function_and_a_changed_one_is_judged(platform: LocalPlatform) -> None:
     deploy(platform, "timed", "sort")
     body = '{"args": ["2", "1"]}'

@@ -14,9 +14,12 @@ from wasmfn.objects import Key
 from wasmfn.render import duration, printable
 
 if TYPE_CHECKING:
+    from schemas.invocations import Result
     from wasmfn.invoke import Answer
 
 ACCEPTED = 202
+WAIT_S = 300.0
+"""How long an invocation is waited for that need not be, unless somebody says otherwise."""
 
 
 async def invoke_and_show(
@@ -29,8 +32,10 @@ async def invoke_and_show(
     raw: bool,
     wait: bool = True,
     key: str | None = None,
-) -> None:
+) -> str:
     """Call a function by one of its routes; without `wait` print where its result will be.
+
+    Returns the id of an invocation that is not waited for.
 
     Raises:
         MissingError: there is no such function, or no route to call it by.
@@ -59,7 +64,7 @@ async def invoke_and_show(
     if wait:
         answer = call(http_url, route, body, content_type, method=method)
         show(answer, interface, raw=raw)
-        return
+        return ""
     more = {"prefer": "respond-async", **({"idempotency-key": key} if key else {})}
     answer = call(http_url, route, body, content_type, method=method, more=more)
     if answer.status != ACCEPTED:
@@ -69,6 +74,7 @@ async def invoke_and_show(
     note(
         f"accepted in {duration(answer.milliseconds)}; see `wasmfn invocations get {name} {number}`"
     )
+    return number
 
 
 def _args_body(arguments: tuple[str, ...], stdin: bytes) -> bytes:
@@ -81,6 +87,30 @@ def _args_body(arguments: tuple[str, ...], stdin: bytes) -> bytes:
                 "this stdin is not UTF-8; bytes of any kind need a function with --interface stdin"
             ) from error
     return msgspec.json.encode(request)
+
+
+def show_result(result: "Result", *, raw: bool) -> None:
+    """Print what an invocation has come to that was not waited for.
+
+    Raises:
+        WasmfnError: it is no success.
+    """
+    from wasmfn.invoke import Answer  # noqa: PLC0415 - see above
+
+    if result.state != "done" or result.answer is None:
+        more = f"; see `wasmfn dead get {result.function} {result.id}`"
+        raise WasmfnError(
+            f"it is {result.state}: {printable(result.message) or 'nothing is known of its end'}"
+            f"{more if result.state == 'dead' else ''}"
+        )
+    took_ms = sum(attempt.duration_ms for attempt in result.attempts)
+    content_type = dict(result.answer.headers).get("content-type", "")
+    answer = Answer(
+        result.answer.status, content_type, result.answer.body, took_ms, result.correlation
+    )
+    # Only runs of the interface `args` are told of in JSON of this shape.
+    is_args = content_type == "application/json" and b'"status"' in answer.body[:16]
+    show(answer, "args" if is_args else "", raw=raw)
 
 
 def show(answer: "Answer", interface: str, *, raw: bool) -> None:

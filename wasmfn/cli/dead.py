@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from wasmfn.cli.invocations import plain_of
-from wasmfn.cli.output import Format, document, note, output_option, write
-from wasmfn.cli.parameters import NAME
+from wasmfn.cli.output import Format, document, note, output_option, plain_of, write
+from wasmfn.cli.parameters import NAME, SPAN
 from wasmfn.cli.session import Session, with_session
 from wasmfn.cli.verb import VerbGroup
 from wasmfn.render import Span, age, table
@@ -22,14 +21,17 @@ _all = click.option("--all", "every", is_flag=True, help="Every dead letter of t
 
 @click.group(cls=VerbGroup)
 def dead() -> None:
-    """Dead letters: list, get, redrive, discard.
+    """Dead letters: list, get, redrive, discard, prune.
 
-    An invocation that failed for good is kept here until somebody decides.
+    An invocation that failed for good is kept here until somebody decides. They
+    are not pushed out by others: when they fill their store, nothing more is
+    accepted until there is room.
 
     Examples:
       wasmfn dead list
       wasmfn dead get sort 4bf92f3577b34da6a3ce929d0e0e4736
       wasmfn dead redrive sort --all
+      wasmfn dead prune --older-than 7d
     """
 
 
@@ -93,6 +95,7 @@ async def redrive(
     Examples:
       wasmfn dead redrive sort 4bf92f3577b34da6a3ce929d0e0e4736
       wasmfn dead redrive sort --all
+      wasmfn invocations redrive sort --all              the same
     """
     await _act(session, function, identities, "redrive", every=every)
 
@@ -111,6 +114,28 @@ async def discard(
       wasmfn dead discard sort 4bf92f3577b34da6a3ce929d0e0e4736
     """
     await _act(session, function, identities, "discard", every=every)
+
+
+@dead.command()
+@click.option("--function", type=NAME, help="Only of this function.")
+@click.option(
+    "--older-than", "older_than_s", type=SPAN, metavar="SPAN", required=True,
+    help="How long ago they died at least, such as 7d or 12h.",
+)  # fmt: skip
+@with_session
+async def prune(session: Session, function: str | None, older_than_s: float) -> None:
+    """Throw away the dead letters of a namespace that are old.
+
+    Examples:
+      wasmfn dead prune --older-than 7d
+      wasmfn dead prune --older-than 12h --function sort
+      wasmfn invocations prune --older-than 7d           the same
+    """
+    from wasmfn.invocations import Invocations  # noqa: PLC0415 - see `list`
+
+    async with session.connect() as client:
+        pruned = await Invocations(client).prune(session.namespace, function, older_than_s)
+    note(f"threw away {pruned} dead letter{'' if pruned == 1 else 's'}")
 
 
 async def _act(

@@ -1,50 +1,65 @@
 """`wasmfn invocations`: what became of invocations that nobody waits for."""
 
+import copy
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
-from wasmfn.cli.output import Format, document, note, output_option, write
-from wasmfn.cli.parameters import NAME
+from wasmfn.cli.calling import WAIT_S, show_result
+from wasmfn.cli.dead import prune, redrive
+from wasmfn.cli.output import Format, document, note, output_option, plain_of, progress, write
+from wasmfn.cli.parameters import NAME, SPAN
 from wasmfn.cli.session import Session, with_session
 from wasmfn.cli.verb import VerbGroup
+from wasmfn.errors import RejectedError
 from wasmfn.render import Line, Span, age, printable, table
 
 if TYPE_CHECKING:
     from schemas.invocations import Result
     from wasmfn.invocations import Queued
 
-_STYLES = {"done": "green", "dead": "bold red", "retrying": "yellow", "accepted": "yellow"}
+_STATES = ("accepted", "running", "retrying", "done", "dead", "cancelled")
+_STYLES = {"done": "green", "dead": "bold red"} | dict.fromkeys(
+    ("accepted", "running", "retrying"), "yellow"
+)
 _HEADER = ("FUNCTION", "ID", "STATE", "ATTEMPTS", "AGE", "MESSAGE")
 
 
 @click.group(cls=VerbGroup)
 def invocations() -> None:
-    """Invocations that nobody waits for: list, get.
+    """Invocations that nobody waits for: list, get, wait, cancel, redrive, prune.
+
+    One that was accepted is in the queue (accepted, running, or retrying), and
+    in the end done, cancelled, or dead. The dead are kept until somebody
+    decides: `redrive` sends them back, `prune` throws old ones away.
 
     Examples:
       wasmfn invoke sort 3 1 2 --async
-      wasmfn invocations list
+      wasmfn invocations list --state running
       wasmfn invocations get sort 4bf92f3577b34da6a3ce929d0e0e4736
+      wasmfn invocations wait sort 4bf92f3577b34da6a3ce929d0e0e4736
+      wasmfn invocations cancel sort 4bf92f3577b34da6a3ce929d0e0e4736
     """
 
 
 @invocations.command("list")
 @click.option("--function", type=NAME, help="Only of this function.")
+@click.option("--state", type=click.Choice(_STATES), help="Only in this state.")
 @output_option
 @with_session
-async def list_(session: Session, function: str | None, form: Format) -> None:
+async def list_(session: Session, function: str | None, state: str | None, form: Format) -> None:
     """List invocations, as long as their results are kept.
 
-    Example:
+    Examples:
       wasmfn invocations list --function sort
+      wasmfn invocations list --state retrying -o name
     """
     from wasmfn.invocations import Invocations  # noqa: PLC0415 - nats-py takes long to import
 
     async with session.connect() as client:
         found = await Invocations(client).listed(session.namespace, function)
+    found = [one for one in found if state in (None, one.state)]
     if form == "name":
         write(*(one.id for one in found))
     elif form != "table":
@@ -63,8 +78,9 @@ async def list_(session: Session, function: str | None, form: Format) -> None:
 async def get(session: Session, function: str, identity: str, form: Format) -> None:
     """Show one invocation: its state, each attempt, and the answer.
 
-    Example:
+    Examples:
       wasmfn invocations get sort 4bf92f3577b34da6a3ce929d0e0e4736 -o json
+      wasmfn invocations show sort 4bf92f3577b34da6a3ce929d0e0e4736
     """
     from wasmfn.invocations import Invocations, Place  # noqa: PLC0415 - see `list`
 
@@ -78,21 +94,85 @@ async def get(session: Session, function: str, identity: str, form: Format) -> N
         document(plain_of(found), form)
 
 
-def plain_of(thing: msgspec.Struct) -> dict[str, Any]:
-    """Return a result or a dead letter as builtins, with bodies as text where they are text."""
-    fields = {name: getattr(thing, name) for name in thing.__struct_fields__}
-    plain: dict[str, Any] = {}
-    for name, value in fields.items():
-        if isinstance(value, bytes):
-            try:
-                plain[name] = value.decode()
-            except UnicodeDecodeError:
-                plain[f"{name}_base64"] = msgspec.to_builtins(value)
-        elif isinstance(value, msgspec.Struct):
-            plain[name] = plain_of(value)
-        else:
-            plain[name] = msgspec.to_builtins(value)
-    return plain
+@invocations.command()
+@click.argument("function", type=NAME)
+@click.argument("identity", metavar="ID")
+@click.option(
+    "--timeout",
+    "within_s",
+    type=SPAN,
+    default=WAIT_S,
+    metavar="SPAN",
+    help="How long to wait. [5m]",
+)
+@click.option("--raw", is_flag=True, help="Print the answer's body as it came.")
+@with_session
+async def wait(
+    session: Session, function: str, identity: str, within_s: float, *, raw: bool
+) -> None:
+    """Wait until one has ended, and print what the function answered.
+
+    Exits with 1 if it is a dead letter or was cancelled, and with 6 if it has
+    not ended in time; it goes on then.
+
+    Examples:
+      wasmfn invocations wait sort 4bf92f3577b34da6a3ce929d0e0e4736
+      wasmfn invocations wait sort 4bf92f3577b34da6a3ce929d0e0e4736 --timeout 30s
+    """
+    await wait_and_show(session, function, identity, within_s, raw=raw)
+
+
+async def wait_and_show(
+    session: Session, function: str, identity: str, within_s: float, *, raw: bool
+) -> None:
+    """Wait for an invocation, saying how far it is, and print how it ended.
+
+    Raises:
+        WasmfnError: it did not end well, or not in time.
+    """
+    from wasmfn.invocations import Invocations, Place  # noqa: PLC0415 - see `list`
+
+    async with session.connect() as client:
+        with progress("waiting") as tell:
+            place = Place(session.namespace, function, identity)
+            result = await Invocations(client).wait(place, within_s, tell)
+    show_result(result, raw=raw)
+
+
+@invocations.command()
+@click.argument("function", type=NAME)
+@click.argument("identities", metavar="ID...", nargs=-1, required=True)
+@with_session
+async def cancel(session: Session, function: str, identities: tuple[str, ...]) -> None:
+    """Cancel what has not begun to run, or is between two attempts.
+
+    An attempt that is under way is not interrupted, but it is the last: if it
+    fails, the invocation is cancelled and no dead letter. Exits with 5 if one
+    had ended before.
+
+    Example:
+      wasmfn invocations cancel sort 4bf92f3577b34da6a3ce929d0e0e4736
+    """
+    from wasmfn.invocations import Invocations, Place  # noqa: PLC0415 - see `list`
+
+    late = []
+    async with session.connect() as client:
+        for identity in identities:
+            reply = await Invocations(client).cancel(Place(session.namespace, function, identity))
+            if reply.outcome == "ended":
+                late.append(f"{identity}: {reply.message}")
+            else:
+                note(reply.message)
+    if late:
+        raise RejectedError("; ".join(late))
+
+
+# The word that some look for first; every other kind of object has `get`.
+_show = copy.copy(get)
+_show.hidden = True
+invocations.add_command(_show, "show")
+invocations.add_command(redrive)
+invocations.add_command(prune)
 
 
 def _row(one: "Queued | Result") -> tuple[str | Span, ...]:
@@ -100,7 +180,7 @@ def _row(one: "Queued | Result") -> tuple[str | Span, ...]:
 
     state = Span(one.state, _STYLES.get(one.state, ""))
     if not isinstance(one, Result):
-        return (one.function, one.id, state, "", "", "it waits for its turn, or runs")
+        return (one.function, one.id, state, "", "", "it waits for its turn")
     seconds = (datetime.now(UTC) - one.accepted_at).total_seconds()
     return (one.function, one.id, state, str(len(one.attempts)), age(seconds), one.message)
 

@@ -2,8 +2,8 @@
 
 import click
 
-from wasmfn.cli.calling import invoke_and_show
-from wasmfn.cli.parameters import NAME
+from wasmfn.cli.calling import WAIT_S, invoke_and_show
+from wasmfn.cli.parameters import NAME, SPAN
 from wasmfn.cli.session import Session, with_session
 from wasmfn.cli.verb import Verb
 
@@ -15,6 +15,14 @@ from wasmfn.cli.verb import Verb
 @click.option(
     "--idempotency-key", "key", metavar="KEY",
     help="With --async: the same key is the same invocation.",
+)  # fmt: skip
+@click.option(
+    "--wait", "waits", is_flag=True,
+    help="With --async: wait for the result all the same, through every attempt.",
+)  # fmt: skip
+@click.option(
+    "--timeout", "within_s", type=SPAN, default=WAIT_S, metavar="SPAN",
+    help="With --wait: how long. [5m]",
 )  # fmt: skip
 @click.option("--stdin", "from_stdin", is_flag=True, help="Send this command's stdin along.")
 @click.option("--raw", is_flag=True, help="Print the answer's body as it came.")
@@ -28,6 +36,8 @@ async def invoke(
     http: str | None,
     *,
     detached: bool,
+    waits: bool,
+    within_s: float,
     from_stdin: bool,
     raw: bool,
 ) -> None:
@@ -41,10 +51,17 @@ async def invoke(
       wasmfn invoke sort 3 1 2
       wasmfn invoke sort 3 1 2 --async
       wasmfn invoke sort 3 1 2 --async --idempotency-key order-17
+      wasmfn invoke sort 3 1 2 --async --wait --timeout 1m
     """
     if key is not None and not detached:
         raise click.UsageError("an idempotency key goes with --async")
-    await invoke_and_show(
+    if waits and not detached:
+        raise click.UsageError("without --async it waits anyway; leave --wait out")
+    identity = await invoke_and_show(
         session, name, arguments,
         http=http, from_stdin=from_stdin, raw=raw, wait=not detached, key=key,
     )  # fmt: skip
+    if waits:
+        from wasmfn.cli.invocations import wait_and_show  # noqa: PLC0415 - for this alone
+
+        await wait_and_show(session, name, identity, within_s, raw=raw)

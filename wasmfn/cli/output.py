@@ -151,3 +151,20 @@ def _console() -> "Console":
     from rich.console import Console  # noqa: PLC0415 - see the module's docstring
 
     return Console(highlight=False)
+
+
+def plain_of(thing: msgspec.Struct) -> dict[str, Any]:
+    """Return a result or a dead letter as builtins, with bodies as text where they are text."""
+    fields = {name: getattr(thing, name) for name in thing.__struct_fields__}
+    plain: dict[str, Any] = {}
+    for name, value in fields.items():
+        if isinstance(value, bytes):
+            try:
+                plain[name] = value.decode()
+            except UnicodeDecodeError:
+                plain[f"{name}_base64"] = msgspec.to_builtins(value)
+        elif isinstance(value, msgspec.Struct):
+            plain[name] = plain_of(value)
+        else:
+            plain[name] = msgspec.to_builtins(value)
+    return plain

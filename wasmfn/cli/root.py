@@ -44,9 +44,9 @@ SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "invoke": ("invoke:invoke", "Call a function by its route, and wait for it or not."),
         "invocations": (
             "invocations:invocations",
-            "Invocations that nobody waits for: list, get.",
+            "Invocations that nobody waits for: list, get, wait, cancel, redrive, prune.",
         ),
-        "dead": ("dead:dead", "Dead letters: list, get, redrive, discard."),
+        "dead": ("dead:dead", "Dead letters: list, get, redrive, discard, prune."),
     },
     "Cluster": {
         "install": ("install:install", "Install or upgrade the platform in a Kubernetes cluster."),

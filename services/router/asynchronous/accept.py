@@ -14,8 +14,9 @@ from schemas.invocations import Fields, Invocation, Result, location
 from services.bus.connection import Bus
 from services.bus.errors import BusError, BusRefused
 from services.router.asynchronous import identity
-from services.router.asynchronous.door import Refusal, Reply, show
+from services.router.asynchronous.door import Cancel, Refusal, Reply, show
 from services.router.asynchronous.metrics import AsyncMetrics
+from services.router.asynchronous.room import Room
 from services.router.asynchronous.store import Store, body_room
 from services.router.problems import Problem
 from services.router.table import Key
@@ -55,6 +56,8 @@ class Acceptance:
         self,
         bus: Bus,
         store: Store,
+        room: Room,
+        cancel: Cancel,
         metrics: AsyncMetrics,
         emit: Callable[[Event], None],
         stored: Callable[[Key], None],
@@ -63,6 +66,8 @@ class Acceptance:
         """Take what it works with; `stored` is told of each function that has something queued."""
         self._bus = bus
         self._store = store
+        self._room = room
+        self._cancel = cancel
         self._metrics = metrics
         self._emit = emit
         self._stored = stored
@@ -70,7 +75,7 @@ class Acceptance:
 
     async def show(self, method: str, path: str) -> Reply:
         """Return the answer to a request below the platform's own path. Raises Refusal."""
-        return await show(self._store, method, path)
+        return await show(self._store, self._cancel, method, path)
 
     @property
     def body_bytes(self) -> int:
@@ -104,6 +109,8 @@ class Acceptance:
         try:
             before = await self._store.known(name) if key is not None else None
             if before is None:
+                if lack := self._room.lack:
+                    raise Refusal(Problem(503, lack, retry_after_s=5.0))
                 await self._store.enqueue(invocation)
                 self._tell(invocation)
                 if key is not None:

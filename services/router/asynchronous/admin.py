@@ -4,9 +4,11 @@
 - `GET /dead/<namespace>/<function>/<id>` shows one, whole.
 - `POST /dead/<namespace>/<function>/<id>/redrive` sends it back to the queue.
 - `DELETE /dead/<namespace>/<function>/<id>` throws it away.
+- `DELETE /dead?older_than_s=…[&namespace=…&function=…]` throws away the old ones, 1000 at most:
+  the answer's `more` says whether to ask again.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import nats.errors
@@ -15,11 +17,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from schemas.invocations import DeadRequest
+from schemas.streams import DAY_S
 from services.bus.errors import BusError
 from services.bus.feed import FeedLost
 from services.router.asynchronous.dead import DeadLetters
 from services.router.asynchronous.store import Name
 
+_Age = Annotated[float, msgspec.Meta(ge=0, le=100 * 365 * DAY_S)]
 _AWAY = "the dead letters cannot be read now; ask again"
 
 
@@ -30,7 +34,8 @@ class DeadPages:
         self._letters = letters
         place = "/dead/{namespace}/{function}/{id}"
         self.routes = [
-            Route("/dead", self.listing),
+            Route("/dead", self.listing, methods=["GET"]),
+            Route("/dead", self.prune, methods=["DELETE"]),
             Route(place, self.one, methods=["GET"]),
             Route(place, self.discard, methods=["DELETE"]),
             Route(place + "/redrive", self.redrive, methods=["POST"]),
@@ -57,6 +62,20 @@ class DeadPages:
             return _json(404, {"message": "there is no such dead letter"})
         return _json(200, letter)
 
+    async def prune(self, request: Request) -> Response:
+        """Throw away those that are older than the query says."""
+        if refusal := _for_a_browser(request):
+            return refusal
+        wanted = request.query_params
+        try:
+            older_than_s = msgspec.convert(wanted.get("older_than_s"), _Age, strict=False)
+        except msgspec.ValidationError:
+            return _json(400, {"message": "say how old: older_than_s is a number of seconds"})
+        reply = await self._letters.prune(
+            wanted.get("namespace") or None, wanted.get("function") or None, older_than_s
+        )
+        return _json(200 if reply.done else 503, reply)
+
     async def redrive(self, request: Request) -> Response:
         """Send one back."""
         return await self._act(request, "redrive")
@@ -66,12 +85,18 @@ class DeadPages:
         return await self._act(request, "discard")
 
     async def _act(self, request: Request, action: Literal["redrive", "discard"]) -> Response:
-        if "origin" in request.headers:
-            # A page in somebody's browser can send this, too, and must not.
-            return _json(403, {"message": "this is not for browsers"})
+        if refusal := _for_a_browser(request):
+            return refusal
         name = _name(request)
         reply = await self._letters.act(name, DeadRequest(name[2], action))
         return _json(200 if reply.done else 409, reply)
+
+
+def _for_a_browser(request: Request) -> Response | None:
+    """Refuse what a page in somebody's browser can send, too, and must not."""
+    if "origin" in request.headers:
+        return _json(403, {"message": "this is not for browsers"})
+    return None
 
 
 def _name(request: Request) -> Name:

@@ -1,4 +1,4 @@
-"""Dead letters: read them, send them back to the queue, or throw them away.
+"""Dead letters: read them, send them back to the queue, throw them away, or prune the old ones.
 
 Any router does it, for the command line over the bus and for HTTP on the admin
 port. A letter that goes back is the same invocation at the same location, in
@@ -6,35 +6,29 @@ its next run; it is taken from the dead last, and only if no later death of the
 same invocation has replaced it meanwhile.
 """
 
-import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import msgspec
 import nats.errors
-from nats.aio.msg import Msg
 
 from schemas import subjects
-from schemas.events import Event, new_event
+from schemas.events import NO_NAMESPACE, Event, new_event
 from schemas.invocations import DeadLetter, DeadReply, DeadRequest, Invocation, location
 from schemas.streams import DAY_S, DEAD
 from services.bus.connection import Bus
 from services.bus.errors import BusError
-from services.bus.feed import open_feed
+from services.bus.feed import FeedLost, open_feed
+from services.bus.state import Entry
+from services.router.asynchronous.answering import answering
 from services.router.asynchronous.report import result_of
 from services.router.asynchronous.store import Name, Store
 from services.router.table import Key
 
-log = logging.getLogger(__name__)
-
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(DeadLetter).decode
-_QUEUE: Final = "router"
-_AT_ONCE: Final = 64
 LISTED: Final = 1000
+"""Of dead letters no more are listed, or pruned, at once."""
 
 
 class DeadLetters:
@@ -47,7 +41,6 @@ class DeadLetters:
         self._store = store
         self._emit = emit
         self._stored = stored
-        self._tasks: set[asyncio.Task[None]] = set()
 
     async def listed(self, namespace: str | None, function: str | None) -> list[DeadLetter]:
         """Return dead letters without their bodies, the oldest first, at most `LISTED`.
@@ -55,19 +48,49 @@ class DeadLetters:
         Raises:
             BusUnavailable, FeedLost, nats.errors.Error, TimeoutError: they cannot be read now.
         """
-        given = {"namespace": namespace, "function": function}
-        tokens = {token: text for token, text in given.items() if text is not None}
         letters: list[DeadLetter] = []
-        async with open_feed(self._bus, DEAD.name, [subjects.DEAD.filter(**tokens)]) as feed:
-            async for entry in feed.snapshot():
-                if entry.payload:
-                    with contextlib.suppress(msgspec.DecodeError):
-                        letters.append(
-                            bodiless(msgspec.json.decode(entry.payload, type=DeadLetter))
-                        )
+        async with self._entries(namespace, function) as entries:
+            async for entry in entries:
+                with contextlib.suppress(msgspec.DecodeError):
+                    letters.append(bodiless(msgspec.json.decode(entry.payload, type=DeadLetter)))
                 if len(letters) >= LISTED:
                     break
         return letters
+
+    async def prune(
+        self, namespace: str | None, function: str | None, older_than_s: float
+    ) -> DeadReply:
+        """Throw away those that are older, at most `LISTED` of them. Does not raise."""
+        before = datetime.now(UTC) - timedelta(seconds=older_than_s)
+        sequences: list[int] = []
+        pruned = 0
+        try:
+            async with self._entries(namespace, function) as entries:
+                async for entry in entries:
+                    # They come in the order in which they died.
+                    if entry.time > before or len(sequences) > LISTED:
+                        break
+                    sequences.append(entry.sequence)
+            for sequence in sequences[:LISTED]:
+                await self._store.remove_dead(sequence)
+                pruned += 1
+        except (BusError, FeedLost, nats.errors.Error, TimeoutError) as error:
+            said = f"threw away {pruned}, and then: {error or 'NATS did not answer'}"
+            return DeadReply(False, said, pruned=pruned)
+        finally:
+            if pruned:
+                self._tell_pruned(namespace, function, pruned)
+        more = len(sequences) > LISTED
+        return DeadReply(True, f"threw away {pruned}", pruned=pruned, more=more)
+
+    @contextlib.asynccontextmanager
+    async def _entries(
+        self, namespace: str | None, function: str | None
+    ) -> AsyncIterator[AsyncIterator[Entry]]:
+        given = {"namespace": namespace, "function": function}
+        tokens = {token: text for token, text in given.items() if text is not None}
+        async with open_feed(self._bus, DEAD.name, [subjects.DEAD.filter(**tokens)]) as feed:
+            yield (entry async for entry in feed.snapshot() if entry.payload)
 
     async def get(self, name: Name) -> DeadLetter | None:
         """Return one dead letter, whole. BusUnavailable if it cannot be read."""
@@ -81,7 +104,7 @@ class DeadLetters:
                 return DeadReply(False, f"there is no dead letter {request.id} of {name[1]}")
             letter, sequence = found
             if request.action == "discard":
-                await self._store.remove_dead(name, sequence)
+                await self._store.remove_dead(sequence)
                 self._tell(letter, "dead-letter-discarded", "was thrown away")
                 return DeadReply(True, f"threw away {request.id}")
             if letter.invocation is None:
@@ -98,45 +121,32 @@ class DeadLetters:
         told = result_of(again, "accepted", datetime.now(UTC), message="it was sent back")
         await self._store.put_result(told, DAY_S)
         await self._store.enqueue(again)
-        await self._store.remove_dead(name, sequence)
+        await self._store.remove_dead(sequence)
         self._stored(name[:2])
         self._tell(letter, "dead-letter-redriven", f"went back to the queue as run {again.run}")
         return DeadReply(True, f"sent {invocation.id} back", location(*name))
 
-    @contextlib.asynccontextmanager
-    async def listening(self) -> AsyncIterator[None]:
+    def listening(self) -> contextlib.AbstractAsyncContextManager[None]:
         """Answer requests over the bus while inside."""
-        subscription = await self._bus.nc.subscribe(
-            subjects.DEAD_REQUESTS.wildcard, queue=_QUEUE, cb=self._take
-        )
-        try:
-            yield
-        finally:
-            with contextlib.suppress(nats.errors.Error):
-                await subscription.unsubscribe()
-            for task in tuple(self._tasks):
-                task.cancel()
 
-    async def _take(self, msg: Msg) -> None:
-        if len(self._tasks) >= _AT_ONCE:
-            await msg.respond(_encode(DeadReply(False, "too much is asked at once; ask again")))
-            return
-        task = asyncio.create_task(self._answer(msg))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        async def act(name: Name, request: DeadRequest) -> DeadReply:
+            if request.action == "prune":
+                return await self.prune(*name[:2], request.older_than_s)
+            return await self.act(name, request)
 
-    async def _answer(self, msg: Msg) -> None:
-        tokens = subjects.DEAD_REQUESTS.parse(msg.subject)
-        try:
-            request = msgspec.json.decode(msg.data, type=DeadRequest)
-        except msgspec.DecodeError as error:
-            reply = DeadReply(False, f"that is no such request: {error}")
-        else:
-            assert tokens is not None  # noqa: S101 - it came by a subscription to this family
-            name = (tokens["namespace"], tokens["function"], request.id)
-            reply = await self.act(name, request)
-        with contextlib.suppress(nats.errors.Error):
-            await msg.respond(_encode(reply))
+        def refusal(message: str) -> DeadReply:
+            return DeadReply(False, message)
+
+        return answering(self._bus, subjects.DEAD_REQUESTS, DeadRequest, act, refusal)
+
+    def _tell_pruned(self, namespace: str | None, function: str | None, pruned: int) -> None:
+        self._emit(
+            new_event(
+                "router", namespace or NO_NAMESPACE, "function", function or "any",
+                "dead-letters-pruned", f"{pruned} dead letters were thrown away for their age",
+                pruned=pruned,
+            )
+        )  # fmt: skip
 
     def _tell(self, letter: DeadLetter, what: str, message: str) -> None:
         correlation = letter.invocation.correlation if letter.invocation else ""

@@ -3,10 +3,11 @@
 The steps, and what a crash between two of them leads to:
 
 1. delivered: the attempt has a number, counted by the server;
-2. run: a crash now or before 5 delivers it again, as the next attempt;
-3. its outcome is sent on, under ids of its own: sent again, it is the same;
-4. its result or its dead letter and then its result are stored;
-5. it is acknowledged: a crash before is found by the final result, and nothing runs again.
+2. claimed: its result says `running`, unless somebody has cancelled it or it has ended;
+3. run: a crash now or before 6 delivers it again, as the next attempt;
+4. its outcome is sent on, under ids of its own: sent again, it is the same;
+5. its result or its dead letter and then its result are stored;
+6. it is acknowledged: a crash before is found by the final result, and nothing runs again.
 
 While any of this goes on the lease is extended, also while NATS is full and a
 result cannot be stored: then nothing new is taken either.
@@ -31,18 +32,18 @@ from services.router.asynchronous import outlet, policy
 from services.router.asynchronous.execution import Unanswered
 from services.router.asynchronous.metrics import AsyncMetrics
 from services.router.asynchronous.outlet import Message
-from services.router.asynchronous.policy import Again, Dead, Done
+from services.router.asynchronous.policy import Again, Cancelled, Dead, Done
 from services.router.asynchronous.report import answered, letter_of, result_of, unanswered
-from services.router.asynchronous.store import Name, name_of, until_stored
+from services.router.asynchronous.store import MEMORY_S, Name, name_of, until_stored
 from services.router.state import Function
 
 log = logging.getLogger(__name__)
 
 _UNREADABLE_BYTES: Final = 64 * 1024
-_MEMORY_S: Final = 24 * 3600.0
-"""How much longer than its next pause the memory of failed attempts is kept."""
 _READ_PAUSE_S: Final = 0.5
 T = TypeVar("T")
+Found = tuple[Result, int] | None
+"""The last word about an invocation, and its sequence."""
 GONE: Final = "the function is not in force; deploy it, or delete what calls it"
 
 
@@ -148,28 +149,38 @@ class Deliveries:
             return None
         number = msg.number
         rules = function.asynchronous if function is not None else Asynchronous()
-        before: tuple[Attempt, ...] = ()
+        timeout_s = function.timeout_s if function is not None else 0.0
+        # Of a first delivery nothing is known, as a rule: if there is, its claim is refused.
+        found: Found = None
         if number > 1 or invocation.repeatable:
             found = await self._recall(self._store.result_at, invocation)
+        while True:
             if _has_ended(found, invocation):
                 return None
-            known = found[0] if found else None
-            mine = known is not None and known.run == invocation.run
-            before = policy.with_lost(known.attempts if known and mine else (), number)
-        if number > 1:
-            letter = await self._recall(self._store.dead, invocation)
-            buried = letter.invocation if letter is not None else None
-            if letter is not None and buried is not None and buried.run == invocation.run:
-                await self._mourn(invocation, letter, None, rules)
+            mine = found[0] if found and found[0].run == invocation.run else None
+            before = policy.with_lost(mine.attempts if mine else (), number)
+            if number > 1 or mine is not None:
+                letter = await self._recall(self._store.dead, invocation)
+                buried = letter.invocation if letter is not None else None
+                if letter is not None and buried is not None and buried.run == invocation.run:
+                    await self._mourn(invocation, letter, None, rules)
+                    return None
+            if mine is not None and mine.unwanted:
+                await self._cancel(invocation, before, rules)
                 return None
-        if number > rules.retry.attempts:
-            # The last attempt was under way when its router ended.
-            outcome = Outcome(before[-1], None)
-            attempts = before
-        else:
-            outcome = await self._attempt(invocation, function, number)
-            attempts = (*before, outcome.attempt)
-        return await self._settle(invocation, outcome, attempts, rules)
+            if number > rules.retry.attempts:
+                # The last attempt was under way when its router ended.
+                return await self._settle(invocation, Outcome(before[-1], None), before, rules)
+            running = result_of(
+                invocation, "running", datetime.now(UTC), before,
+                message=f"attempt {number} is under way",
+            )  # fmt: skip
+            ttl_s = rules.result_ttl_s + timeout_s + MEMORY_S
+            if await self._put_after(running, ttl_s, found):
+                break
+            found = await self._recall(self._store.result_at, invocation)
+        outcome = await self._attempt(invocation, function, number)
+        return await self._settle(invocation, outcome, (*before, outcome.attempt), rules)
 
     async def _attempt(
         self, invocation: Invocation, function: Function | None, number: int
@@ -200,38 +211,67 @@ class Deliveries:
     ) -> float | None:
         attempt = outcome.attempt
         self._metrics.attempted(invocation, attempt)
-        verdict = policy.judge(attempt, rules.retry, random.random())  # noqa: S311 - jitter
-        now = datetime.now(UTC)
-        match verdict:
-            case Done():
-                assert outcome.answer is not None  # noqa: S101 - what is done was answered
-                await self._send_on(
-                    outlet.of_success(invocation, outcome.answer, rules, now), invocation
-                )
-                done = result_of(invocation, "done", now, attempts, answer=outcome.answer)
-                await self._keep(done, rules.result_ttl_s)
-                self._metrics.ended(invocation, "done")
-                self._tell(invocation, "invocation-done", _sentence(attempt, "is done"), attempt)
-                return None
-            case Again(delay):
-                again_at = now + timedelta(seconds=delay)
-                waiting = result_of(
-                    invocation, "retrying", now, attempts,
-                    message=attempt.error, answer=None, next_attempt_at=again_at,
-                )  # fmt: skip
-                ttl_s = rules.result_ttl_s + delay + _MEMORY_S
-                if not await self._keep_unless_ended(invocation, waiting, ttl_s):
+        chance = random.random()  # noqa: S311 - jitter
+        while True:
+            found: Found = None
+            if attempt.outcome != "done":
+                found = await self._recall(self._store.result_at, invocation)
+                if _has_ended(found, invocation):
+                    # A server that was killed may have forgotten that it had delivered a message,
+                    # and a lease may have run out: two attempts were under way.
                     return None
-                said = _sentence(attempt, f"failed and is tried again in {delay:.1f} s")
-                self._tell(invocation, "attempt-failed", said, attempt, level="warning")
-                return delay
-            case Dead():
-                if _has_ended(await self._recall(self._store.result_at, invocation), invocation):
+            now = datetime.now(UTC)
+            unwanted = found is not None and found[0].unwanted
+            verdict = policy.judge(attempt, rules.retry, chance, unwanted=unwanted)
+            match verdict:
+                case Done():
+                    assert outcome.answer is not None  # noqa: S101 - what is done was answered
+                    await self._finish(invocation, outcome.answer, attempts, rules, now)
                     return None
-                letter = letter_of(invocation, verdict, now, attempts)
-                await until_stored(lambda: self._store.put_dead(letter))
-                await self._mourn(invocation, letter, outcome.answer, rules)
-                return None
+                case Again(delay):
+                    waiting = result_of(
+                        invocation, "retrying", now, attempts,
+                        message=attempt.error, next_attempt_at=now + timedelta(seconds=delay),
+                    )  # fmt: skip
+                    ttl_s = rules.result_ttl_s + delay + MEMORY_S
+                    if await self._put_after(waiting, ttl_s, found):
+                        said = _sentence(attempt, f"failed and is tried again in {delay:.1f} s")
+                        self._tell(invocation, "attempt-failed", said, attempt, level="warning")
+                        return delay
+                case Cancelled():
+                    await self._cancel(invocation, attempts, rules)
+                    return None
+                case Dead():
+                    letter = letter_of(invocation, verdict, now, attempts)
+                    await until_stored(lambda: self._store.put_dead(letter))  # noqa: B023 - awaited here
+                    await self._mourn(invocation, letter, outcome.answer, rules)
+                    return None
+
+    async def _finish(
+        self,
+        invocation: Invocation,
+        answer: Answer,
+        attempts: tuple[Attempt, ...],
+        rules: Asynchronous,
+        now: datetime,
+    ) -> None:
+        """Do what follows a success."""
+        await self._send_on(outlet.of_success(invocation, answer, rules, now), invocation)
+        done = result_of(invocation, "done", now, attempts, answer=answer)
+        await self._keep(done, rules.result_ttl_s)
+        self._metrics.ended(invocation, "done")
+        last = attempts[-1]
+        self._tell(invocation, "invocation-done", _sentence(last, "is done"), last)
+
+    async def _cancel(
+        self, invocation: Invocation, attempts: tuple[Attempt, ...], rules: Asynchronous
+    ) -> None:
+        """Say that an unwanted invocation has ended."""
+        message = "it was cancelled while an attempt was under way, which did not succeed"
+        result = result_of(invocation, "cancelled", datetime.now(UTC), attempts, message=message)
+        await self._keep(result, rules.result_ttl_s)
+        self._metrics.ended(invocation, "cancelled")
+        self._tell(invocation, "invocation-cancelled", message)
 
     async def _mourn(
         self, invocation: Invocation, letter: DeadLetter, answer: Answer | None, rules: Asynchronous
@@ -282,22 +322,14 @@ class Deliveries:
     async def _keep(self, result: Result, ttl_s: float) -> None:
         await until_stored(lambda: self._store.put_result(result, ttl_s))
 
-    async def _keep_unless_ended(
-        self, invocation: Invocation, result: Result, ttl_s: float
-    ) -> bool:
-        """Say how far an invocation is, and return True; or False if its end is told already.
-
-        A server that was killed may have forgotten that it had delivered a message, and a lease
-        may have run out: then two attempts are under way, and the other one has ended it.
-        """
-        while True:
-            found = await self._recall(self._store.result_at, invocation)
-            if _has_ended(found, invocation):
-                return False
-            expected = found[1] if found else 0
-            with contextlib.suppress(Conflict):
-                await until_stored(lambda: self._store.put_result(result, ttl_s, expected))  # noqa: B023 - awaited here
-                return True
+    async def _put_after(self, result: Result, ttl_s: float, found: Found) -> bool:
+        """Say how far an invocation is, and return True; False if `found` is not the last word."""
+        expected = found[1] if found else 0
+        try:
+            await until_stored(lambda: self._store.put_result(result, ttl_s, expected))
+        except Conflict:
+            return False
+        return True
 
     async def _recall(
         self, read: Callable[[Name], Awaitable[T | None]], invocation: Invocation
@@ -315,7 +347,7 @@ class Deliveries:
 
         async def keep() -> None:
             while True:
-                await asyncio.sleep(lease_s / 4)
+                await asyncio.sleep(lease_s / 3)
                 await msg.extend()
 
         keeping = asyncio.create_task(keep(), name="lease")

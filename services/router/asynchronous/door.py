@@ -2,17 +2,27 @@
 
 The document says how far it is and what each attempt came to. With `/result`
 behind it, the location answers what the function answered, byte for byte.
+`DELETE` of the location cancels the invocation.
 """
 
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
 
-from schemas.invocations import LOCATION_PATH, Answer, Attempt, Invocation, Result
+from schemas.invocations import (
+    FINAL,
+    LOCATION_PATH,
+    Answer,
+    Attempt,
+    CancelReply,
+    Invocation,
+    Result,
+)
 from services.bus.errors import BusError
 from services.router.asynchronous.identity import is_name
 from services.router.asynchronous.outlet import TRUNCATED_HEADER
-from services.router.asynchronous.store import Store
+from services.router.asynchronous.store import Name, Store
 from services.router.problems import Problem
 
 Reply = tuple[int, list[tuple[bytes, bytes]], bytes]
@@ -58,7 +68,10 @@ class _Answered(msgspec.Struct, frozen=True, omit_defaults=True):
     truncated: bool = False
 
 
-async def show(store: Store, method: str, path: str) -> Reply:
+Cancel = Callable[[Name], Awaitable[CancelReply]]
+
+
+async def show(store: Store, cancel: Cancel, method: str, path: str) -> Reply:
     """Return the answer to a request for `path`, which is below the reserved one.
 
     Raises:
@@ -68,13 +81,17 @@ async def show(store: Store, method: str, path: str) -> Reply:
     if (
         not path.startswith(LOCATION_PATH + "/")
         or len(words) not in (3, 4)
+        or not all(words)
         or not is_name(words[2])
     ):
         raise Refusal(Problem(404, "nothing is served here; check the URL"))
-    if method not in ("GET", "HEAD"):
-        raise Refusal(Problem(405, "an invocation can only be read", allow=("GET", "HEAD")))
+    name = (words[0], words[1], words[2])
+    allowed = ("GET", "HEAD", "DELETE") if len(words) == 3 else ("GET", "HEAD")
+    if method not in allowed:
+        raise Refusal(Problem(405, "an invocation is read, or cancelled", allow=allowed))
+    cancelled = await _cancelled(cancel, name) if method == "DELETE" else 200
     try:
-        known = await store.known((words[0], words[1], words[2]))
+        known = await store.known(name)
     except (BusError, ValueError):
         detail = "the results cannot be read now; ask again"
         raise Refusal(Problem(503, detail, retry_after_s=1.0)) from None
@@ -82,7 +99,7 @@ async def show(store: Store, method: str, path: str) -> Reply:
         detail = "there is no such invocation, or its result has expired"
         raise Refusal(Problem(404, detail))
     if len(words) == 3:
-        return _document(known)
+        return _document(known, cancelled)
     if words[3] != "result":
         raise Refusal(Problem(404, "nothing is served here; check the URL"))
     if not isinstance(known, Result) or known.answer is None:
@@ -90,12 +107,29 @@ async def show(store: Store, method: str, path: str) -> Reply:
     return _answer(known.answer)
 
 
-def _document(known: Invocation | Result) -> Reply:
+async def _cancelled(cancel: Cancel, name: Name) -> int:
+    """Cancel, and return the status of the answer. Raises Refusal."""
+    reply = await cancel(name)
+    match reply.outcome:
+        case "cancelled":
+            return 200
+        case "unwanted":
+            # Noted, and not done yet.
+            return 202
+        case "ended":
+            raise Refusal(Problem(409, reply.message))
+        case "missing":
+            raise Refusal(Problem(404, reply.message))
+        case "unknown":
+            raise Refusal(Problem(503, f"{reply.message}; send it again", retry_after_s=1.0))
+
+
+def _document(known: Invocation | Result, status: int) -> Reply:
     if isinstance(known, Invocation):
         accepted = known.accepted_at.isoformat()
         told = _Told(
             known.id, known.namespace, known.function, "accepted", accepted, accepted,
-            (), None, "it waits for its turn, or runs", None,
+            (), None, "it waits for its turn", None,
         )  # fmt: skip
     else:
         again = known.next_attempt_at
@@ -106,9 +140,9 @@ def _document(known: Invocation | Result) -> Reply:
             _answered(known.answer) if known.answer else None,
         )  # fmt: skip
     headers = [(b"content-type", b"application/json"), _NO_STORE]
-    if told.state in ("accepted", "retrying"):
+    if told.state not in FINAL:
         headers.append((b"retry-after", _POLL_S))
-    return 200, headers, msgspec.json.encode(told)
+    return status, headers, msgspec.json.encode(told)
 
 
 def _answered(answer: Answer) -> _Answered:

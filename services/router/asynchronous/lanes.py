@@ -24,7 +24,7 @@ from services.bus.connection import Bus
 from services.bus.errors import BusError
 from services.bus.pull import ConsumerGone, Delivered, open_puller
 from services.router.asynchronous.delivery import Deliveries
-from services.router.asynchronous.store import LEASE_MARGIN_S, Lease, Store, consumer_name
+from services.router.asynchronous.store import LEASE_S, Lease, Store, consumer_name
 from services.router.state import Function
 from services.router.table import Key
 
@@ -36,7 +36,7 @@ _IDLE_PULLS: Final = 3
 _PAGE: Final = 256
 _REQUEST_S: Final = 2.0
 _PAUSE_S: Final = 0.5
-_UNKNOWN: Final = Lease(60.0 + LEASE_MARGIN_S, 16)
+_UNKNOWN: Final = Lease(LEASE_S, 16)
 """For a function that is not in force: what it has queued becomes dead letters."""
 
 Look = Callable[[Key], Function | None]
@@ -172,7 +172,7 @@ class Lanes:
 
 
 def _lease(function: Function | None) -> Lease:
-    """Return how a function's consumer hands out messages: a lease outlasts the timeout."""
+    """Return how a function's consumer hands out messages."""
     if function is None:
         return _UNKNOWN
-    return Lease(function.timeout_s + LEASE_MARGIN_S, function.asynchronous.concurrency)
+    return Lease(LEASE_S, function.asynchronous.concurrency)

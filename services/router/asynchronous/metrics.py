@@ -4,7 +4,7 @@ from typing import Final
 
 from prometheus_client import Counter, Histogram
 
-from schemas.invocations import Attempt, Invocation
+from schemas.invocations import Attempt, Invocation, Result
 
 _ACCEPTED: Final = Counter(
     "wasmfn_router_async_accepted",
@@ -21,7 +21,7 @@ _ATTEMPTS: Final = Counter(
 )
 _ENDED: Final = Counter(
     "wasmfn_router_async_ended",
-    "Asynchronous invocations that are done, or dead letters.",
+    "Asynchronous invocations that are done, dead letters, or cancelled.",
     ["namespace", "function", "state"],
 )
 _SECONDS: Final = Histogram(
@@ -47,6 +47,6 @@ class AsyncMetrics:
         _ATTEMPTS.labels(invocation.namespace, invocation.function, attempt.outcome).inc()
         _SECONDS.observe(attempt.duration_ms / 1000)
 
-    def ended(self, invocation: Invocation, state: str) -> None:
+    def ended(self, invocation: Invocation | Result, state: str) -> None:
         """Count one that came to its end."""
         _ENDED.labels(invocation.namespace, invocation.function, state).inc()

@@ -1,4 +1,4 @@
-"""What becomes of an invocation after an attempt: done, tried again after a pause, or dead.
+"""What becomes of an invocation after an attempt: done, tried again, dead, or cancelled.
 
 Each delivery of a message is one attempt, so the server counts them, and a
 router that dies in the middle cannot lose count. The server itself never gives
@@ -35,19 +35,26 @@ class Dead(msgspec.Struct, frozen=True):
     message: str
 
 
-Verdict = Done | Again | Dead
+class Cancelled(msgspec.Struct, frozen=True):
+    """It is not tried again, because nobody wants it any more."""
 
 
-def judge(attempt: Attempt, retry: Retry, chance: float) -> Verdict:
+Verdict = Done | Again | Dead | Cancelled
+
+
+def judge(attempt: Attempt, retry: Retry, chance: float, *, unwanted: bool = False) -> Verdict:
     """Return what becomes of an invocation after `attempt`.
 
     Args:
         attempt: the last one.
         retry: the function's policy.
         chance: a random number from 0 to 1, for the jitter.
+        unwanted: somebody has cancelled it meanwhile.
     """
     if attempt.outcome == "done":
         return Done()
+    if unwanted:
+        return Cancelled()
     if attempt.outcome == "failed" and is_final(attempt.status, retry.final):
         return Dead("final-status", f"{attempt.error}, which the function's policy calls final")
     if attempt.number >= retry.attempts:

@@ -7,12 +7,14 @@ from schemas.events import Event
 from services.bus.connection import Bus
 from services.router.asynchronous.accept import Acceptance
 from services.router.asynchronous.admin import DeadPages
+from services.router.asynchronous.cancel import Cancellations
 from services.router.asynchronous.dead import DeadLetters
 from services.router.asynchronous.delivery import Deliveries
 from services.router.asynchronous.execution import Executor
 from services.router.asynchronous.lanes import Lanes
 from services.router.asynchronous.metrics import AsyncMetrics
 from services.router.asynchronous.outbox import Outbox
+from services.router.asynchronous.room import Room
 from services.router.asynchronous.store import Store, body_room
 from services.router.asynchronous.subscriptions import Subscriptions
 from services.router.limits import Limits
@@ -35,22 +37,25 @@ class Asynchronous:
     ) -> None:
         metrics = AsyncMetrics()
         store = Store(bus)
+        self._room = Room(bus)
+        look = slots.state.functions.get
         executor = Executor(
             slots, pool, limits, lambda: body_room(bus, settings.async_answer_bytes)
         )
         outbox = Outbox(bus, emit)
         deliveries = Deliveries(store, executor, outbox.send, metrics, emit)
-        self.lanes = Lanes(
-            bus, store, deliveries, slots.state.functions.get, settings.async_concurrency
-        )
+        self.lanes = Lanes(bus, store, deliveries, look, settings.async_concurrency)
         self._letters = DeadLetters(bus, store, emit, self.lanes.wake)
         self.admin_routes = DeadPages(self._letters).routes
+        self._cancellations = Cancellations(bus, store, look, metrics, emit)
         self.acceptance = Acceptance(
-            bus, store, metrics, emit, self.lanes.wake, settings.async_body_bytes
-        )
+            bus, store, self._room, self._cancellations.cancel, metrics, emit, self.lanes.wake,
+            settings.async_body_bytes,
+        )  # fmt: skip
         self._subscriptions = Subscriptions(
             bus,
             store,
+            self._room,
             slots.state.subscriptions,
             metrics,
             emit,
@@ -61,6 +66,11 @@ class Asynchronous:
     async def work(self, complete: asyncio.Event) -> None:
         """Run what is queued, for ever, once it is known what is in force."""
         await complete.wait()
-        async with self._letters.listening(), asyncio.TaskGroup() as parts:
+        async with (
+            self._letters.listening(),
+            self._cancellations.listening(),
+            asyncio.TaskGroup() as parts,
+        ):
+            parts.create_task(self._room.watch(), name="room")
             parts.create_task(self.lanes.survey(), name="survey")
             parts.create_task(self._subscriptions.run(), name="subscriptions")

@@ -5,7 +5,6 @@ subject, so that repeating any of them changes nothing.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
@@ -18,14 +17,21 @@ from schemas.invocations import DeadLetter, Invocation, Result
 from schemas.streams import DEAD, INVOCATIONS, RESULTS, Stream
 from services.bus.connection import Bus
 from services.bus.enqueue import enqueue
-from services.bus.errors import BusRefused, BusUnavailable, Conflict
-from services.bus.publish import publish, tombstone
+from services.bus.errors import BusRefused, BusUnavailable
+from services.bus.publish import publish
 
 _READ_S: Final = 2.0
 _ENVELOPE_BYTES: Final = 96 * 1024
 """What a stored message has besides a body, at most: headers, and the attempts of a dead letter."""
-LEASE_MARGIN_S: Final = 10.0
-"""How much longer a lease is than the function's timeout. It is extended long before."""
+MEMORY_S: Final = 24 * 3600.0
+"""How much longer than a pause or a timeout the word about an invocation is kept that has not
+ended: the memory of its attempts."""
+_NO_MESSAGE: Final = 10057
+"""Server error code: the message to be deleted is not there."""
+LEASE_S: Final = 9.0
+"""How long a message is its router's without a word. It is extended each third of this while it
+is worked on, so the lease is no longer than it takes to be sure that a router is gone, however
+long its functions may run."""
 
 T = TypeVar("T")
 Name = tuple[str, str, str]
@@ -103,10 +109,36 @@ class Store:
         """Store a dead letter. Errors are those of `enqueue`."""
         await publish(self._bus, _subject(DEAD, name_of(letter)), msgspec.json.encode(letter))
 
-    async def remove_dead(self, name: Name, sequence: int) -> None:
-        """Take a dead letter away, unless it is a later one already. Errors as in `enqueue`."""
-        with contextlib.suppress(Conflict):
-            await tombstone(self._bus, _subject(DEAD, name), expected=sequence)
+    async def remove_dead(self, sequence: int) -> None:
+        """Take the dead letter away that was stored as `sequence`; harmless if it is gone.
+
+        Deleted, not replaced by a tombstone: a full stream takes none.
+
+        Raises:
+            BusUnavailable: NATS does not answer.
+        """
+        await self._remove(DEAD, sequence)
+
+    async def remove_queued(self, name: Name, run: int) -> None:
+        """Take an invocation off the queue if it waits there in this run. Errors as before."""
+        found = await self._stored(INVOCATIONS, name, Invocation)
+        if found is not None and found[0].run == run:
+            await self._remove(INVOCATIONS, found[1])
+
+    async def _remove(self, stream: Stream, sequence: int) -> None:
+        try:
+            async with self._bus.bounded(_READ_S):
+                await self._bus.js.delete_msg(stream.name, sequence)
+        except js_errors.NotFoundError:
+            return
+        except js_errors.APIError as error:
+            if error.err_code == _NO_MESSAGE:
+                return
+            doing = f"deleting message {sequence} of {stream.name}"
+            raise BusUnavailable(doing, _READ_S, str(error)) from error
+        except (nats.errors.Error, TimeoutError) as error:
+            doing = f"deleting message {sequence} of {stream.name}"
+            raise BusUnavailable(doing, _READ_S, str(error)) from error
 
     async def provide_consumer(self, namespace: str, function: str, settings: "Lease") -> None:
         """Make sure of a function's consumer. Harmless to repeat.

@@ -28,6 +28,7 @@ from services.bus.errors import BusError
 from services.bus.pull import ConsumerGone, open_puller
 from services.router.asynchronous.metrics import AsyncMetrics
 from services.router.asynchronous.outbox import may_reply
+from services.router.asynchronous.room import Room
 from services.router.asynchronous.store import Store
 from services.router.table import Key
 
@@ -37,6 +38,8 @@ _LOOK_S: Final = 0.5
 _PULL_S: Final = 10.0
 _PAUSE_S: Final = 1.0
 _REQUEST_S: Final = 2.0
+_END_S: Final = 5.0
+"""How long a router that ends stores what it has taken."""
 _WAITING: Final = 1000
 """Messages of one core subscription that wait to be stored; more are dropped, and counted."""
 SUBJECT_HEADER: Final = "x-subject"
@@ -50,6 +53,7 @@ class Subscriptions:
         self,
         bus: Bus,
         store: Store,
+        room: Room,
         wanted: dict[Key, SubscriptionSpec],
         metrics: AsyncMetrics,
         emit: Callable[[Event], None],
@@ -58,12 +62,14 @@ class Subscriptions:
     ) -> None:
         self._bus = bus
         self._store = store
+        self._room = room
         self._wanted = wanted
         self._metrics = metrics
         self._emit = emit
         self._stored = stored
         self._body_bytes = body_bytes
         self._running: dict[Key, tuple[SubscriptionSpec, asyncio.Task[None]]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Keep what runs to what is in force, for ever."""
@@ -76,7 +82,7 @@ class Subscriptions:
                             "the subscription %s is made again: %s", key[1], task.exception()
                         )
                     if wanted != spec or task.done():
-                        task.cancel()
+                        self._end(task)
                         del self._running[key]
                         if wanted is None or wanted.stream != spec.stream:
                             await self._forget(key, spec)
@@ -88,11 +94,18 @@ class Subscriptions:
                 await asyncio.sleep(_LOOK_S)
         finally:
             for _, task in self._running.values():
-                task.cancel()
+                self._end(task)
+            if self._ending:
+                await asyncio.wait(tuple(self._ending), timeout=_END_S)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        task.cancel()
 
     async def _listen(self, key: Key, spec: SubscriptionSpec) -> None:
         """Take what core NATS hands to this router."""
-        waiting: asyncio.Queue[Msg] = asyncio.Queue(_WAITING)
+        waiting: asyncio.Queue[Msg | None] = asyncio.Queue(_WAITING)
 
         async def take(msg: Msg) -> None:
             try:
@@ -100,21 +113,27 @@ class Subscriptions:
             except asyncio.QueueFull:
                 self._lost(key, spec, "too many messages wait")
 
-        await self._bus.wait_connected()
-        group = spec.queue or f"wasmfn-{key[0]}-{key[1]}"
-        subscription = await self._bus.nc.subscribe(spec.subject, queue=group, cb=take)
-        try:
-            while True:
-                msg = await waiting.get()
+        async def work() -> None:
+            while (msg := await waiting.get()) is not None:
                 reply = msg.reply if spec.reply and may_reply(msg.reply) else ""
                 headers = dict(msg.headers or {})
                 try:
                     await self._enqueue(key, spec, msg.subject, msg.data, headers, None, reply)
                 except BusError as error:
                     self._lost(key, spec, str(error))
+
+        await self._bus.wait_connected()
+        group = spec.queue or f"wasmfn-{key[0]}-{key[1]}"
+        subscription = await self._bus.nc.subscribe(spec.subject, queue=group, cb=take)
+        working = asyncio.create_task(work(), name=f"messages of {key[1]}")
+        try:
+            # What was taken is ours: it is stored, also when the subscription ends.
+            await asyncio.shield(working)
         finally:
             with contextlib.suppress(nats.errors.Error):
                 await subscription.unsubscribe()
+            await waiting.put(None)
+            await working
 
     async def _pull(self, key: Key, spec: SubscriptionSpec) -> None:
         """Take what is in a stream, each message until its invocation is stored."""
@@ -200,6 +219,7 @@ class Subscriptions:
             repeatable=once is not None,
             reply=reply,
         )
+        self._room.claim(f"the call of {spec.function}")
         await self._store.enqueue(invocation)
         self._metrics.accepted(invocation)
         self._stored((namespace, spec.function))

@@ -24,7 +24,7 @@ async def ended(router: Router, location: str) -> dict[str, Any]:
     """Wait until an invocation is done or dead, and return what its location says."""
 
     async def final() -> bool:
-        return (await told(router, location))["state"] in ("done", "dead")
+        return (await told(router, location))["state"] in ("done", "dead", "cancelled")
 
     await eventually(final, 60.0)
     return await told(router, location)

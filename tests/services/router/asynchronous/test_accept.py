@@ -134,7 +134,11 @@ async def test_a_full_queue_is_said_and_nothing_in_it_is_pushed_out(platform: Pl
         ("GET", "/.wasmfn/invocations/default/f/" + "0" * 32, 404),
         ("GET", "/.wasmfn/invocations/default/f/nonsense", 404),
         ("GET", "/.wasmfn/invocations/*/>/" + "0" * 32, 404),
-        ("DELETE", "/.wasmfn/invocations/default/f/" + "0" * 32, 405),
+        ("DELETE", "/.wasmfn/invocations/default/f/" + "0" * 32, 404),
+        ("DELETE", "/.wasmfn/invocations/*/>/" + "0" * 32, 404),
+        ("DELETE", "/.wasmfn/invocations//f/" + "0" * 32, 404),
+        ("DELETE", "/.wasmfn/invocations/default/f/" + "0" * 32 + "/result", 405),
+        ("PUT", "/.wasmfn/invocations/default/f/" + "0" * 32, 405),
         ("GET", "/.wasmfn/invocations/default/f/" + "0" * 32 + "/other", 404),
     ],
 )

@@ -5,8 +5,9 @@ thing that a router does: before it, or after it.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from hypothesis import settings
@@ -16,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from schemas.invocations import Answer, DeadLetter, Invocation, Result
 from schemas.specs import Asynchronous, Destination, Retry
 from services.bus.errors import Conflict
+from services.router.asynchronous.cancel import Cancellations
 from services.router.asynchronous.delivery import Deliveries
 from services.router.asynchronous.execution import Unanswered
 from services.router.asynchronous.metrics import AsyncMetrics
@@ -79,6 +81,17 @@ class Memory:
         found = self.results.get(name[2])
         return (found, self.words[name[2]]) if found else None
 
+    async def queued(self, name: tuple[str, str, str]) -> Invocation | None:
+        queued = self.messages.get(f"wasmfn.invocations.{'.'.join(name)}")
+        return msgspec.json.decode(queued.data, type=Invocation) if queued else None
+
+    async def remove_queued(self, name: tuple[str, str, str], run: int) -> None:
+        self.step()
+        found = await self.queued(name)
+        if found is not None and found.run == run:
+            del self.messages[f"wasmfn.invocations.{'.'.join(name)}"]
+        self.step()
+
     async def dead(self, name: tuple[str, str, str]) -> DeadLetter | None:
         return self.letters.get(name[2])
 
@@ -109,6 +122,8 @@ class Says:
         self.status = 200
         self.slow: tuple[asyncio.Event, int] | None = None
         """The next run ends with this status, and not before the event."""
+        self.meanwhile: Callable[[], Awaitable[None]] | None = None
+        """What happens in the middle of the next run."""
         self.runs: dict[str, int] = {}
 
     async def run(self, invocation: Invocation, function: Function) -> Answer:
@@ -117,6 +132,9 @@ class Says:
         if self.slow is not None:
             (over, status), self.slow = self.slow, None
             await over.wait()
+        if self.meanwhile is not None:
+            (happens, self.meanwhile) = (self.meanwhile, None)
+            await happens()
         if status == 0:
             raise Unanswered(502, "no answer")
         return Answer(status, (), b"out", 3)
@@ -131,6 +149,8 @@ class Protocol(RuleBasedStateMachine):
         self.function = Says()
         self.accepted: dict[str, int] = {}
         self.forgotten = 0
+        self.cancelled: dict[str, tuple[int, int]] = {}
+        """In which run each was cancelled, and how often it had been run then."""
         rules = Asynchronous(
             retry=Retry(attempts=ATTEMPTS, first_delay_s=0),
             on_success=Destination(subject="shop.done"),
@@ -140,6 +160,10 @@ class Protocol(RuleBasedStateMachine):
         self.deliveries = Deliveries(
             self.memory, self.function, self.memory.send, AsyncMetrics(), lambda _: None
         )
+        self.cancellations = Cancellations(
+            cast("Any", None), cast("Any", self.memory), lambda _: self.f, AsyncMetrics(),
+            lambda _: None,
+        )  # fmt: skip
 
     @rule()
     def accept(self) -> None:
@@ -158,7 +182,10 @@ class Protocol(RuleBasedStateMachine):
         crash=st.integers(0, 8) | st.none(),
     )
     def deliver(self, data: Any, status: int, crash: int | None) -> None:
-        message = self.memory.messages[data.draw(st.sampled_from(sorted(self.memory.messages)))]
+        self.deliver_one(data.draw(st.sampled_from(sorted(self.memory.messages))), status, crash)
+
+    def deliver_one(self, subject: str, status: int, crash: int | None) -> None:
+        message = self.memory.messages[subject]
         message.number += 1
         self.function.status = status
         self.memory.steps_left = crash
@@ -192,6 +219,41 @@ class Protocol(RuleBasedStateMachine):
 
         asyncio.run(both())
 
+    @precondition(lambda self: self.accepted)
+    @rule(data=st.data(), crash=st.integers(0, 6) | st.none())
+    def cancel(self, data: Any, crash: int | None) -> None:
+        name = data.draw(st.sampled_from(sorted(self.accepted)))
+        self.memory.steps_left = crash
+        try:
+            asyncio.run(self._cancel(name))
+        except Crash:
+            pass
+        finally:
+            self.memory.steps_left = None
+
+    @precondition(lambda self: self.memory.messages)
+    @rule(data=st.data(), status=STATUSES, crash=st.integers(0, 8) | st.none())
+    def cancel_in_the_middle(self, data: Any, status: int, crash: int | None) -> None:
+        """Somebody cancels while an attempt is under way."""
+        subject = data.draw(st.sampled_from(sorted(self.memory.messages)))
+        name = subject.rpartition(".")[2]
+        self.function.meanwhile = lambda: self._cancel(name)
+        self.deliver_one(subject, status, crash)
+        self.function.meanwhile = None
+
+    async def _cancel(self, name: str) -> None:
+        try:
+            reply = await self.cancellations.cancel(("default", "f", name))
+        finally:
+            # Whoever crashes after the word was stored has cancelled it all the same.
+            result = self.memory.results.get(name)
+            if result is not None and (result.unwanted or result.state == "cancelled"):
+                runs = self.function.runs.get(name, 0)
+                self.cancelled.setdefault(name, (result.run, runs))
+        if reply.outcome == "ended":
+            assert result is not None
+            assert result.state in ("done", "dead", "cancelled")
+
     @precondition(lambda self: self.memory.letters)
     @rule(data=st.data(), crash=st.booleans())
     def redrive(self, data: Any, crash: bool) -> None:
@@ -209,14 +271,14 @@ class Protocol(RuleBasedStateMachine):
             del self.memory.letters[name]
 
     @invariant()
-    def every_accepted_one_is_queued_done_or_dead(self) -> None:
+    def every_accepted_one_is_queued_done_cancelled_or_dead(self) -> None:
         queued = {msgspec.json.decode(m.data)["id"] for m in self.memory.messages.values()}
         for name in self.accepted:
             result = self.memory.results.get(name)
             assert (
                 name in queued
                 or name in self.memory.letters
-                or (result is not None and result.state == "done")
+                or (result is not None and result.state in ("done", "cancelled"))
             )
 
     @invariant()
@@ -225,13 +287,20 @@ class Protocol(RuleBasedStateMachine):
         for name in self.accepted:
             if name not in queued:
                 result = self.memory.results[name]
-                assert result.state in ("done", "dead")
+                assert result.state in ("done", "dead", "cancelled")
                 letter = self.memory.letters.get(name)
                 run = letter.invocation.run if letter and letter.invocation else 0
                 # One that was sent back by a router that died has its old letter still.
                 assert run == result.run if result.state == "dead" else run <= result.run
-                suffix = "success" if result.state == "done" else "failure"
-                assert f"{name}.{result.run}.{suffix}" in self.memory.sent
+                if result.state != "cancelled":
+                    suffix = "success" if result.state == "done" else "failure"
+                    assert f"{name}.{result.run}.{suffix}" in self.memory.sent
+
+    @invariant()
+    def no_attempt_begins_after_a_cancellation(self) -> None:
+        for name, (run, runs) in self.cancelled.items():
+            if self.memory.results[name].run == run:
+                assert self.function.runs.get(name, 0) == runs
 
     @invariant()
     def nothing_runs_more_often_than_its_attempts(self) -> None:

@@ -1,0 +1,158 @@
+"""Cancelling: what has not begun never will, what runs is told of truly, and nothing is lost."""
+
+import asyncio
+import json
+
+import msgspec
+import pytest
+
+from schemas import subjects
+from schemas.invocations import CancelReply, CancelRequest
+from schemas.specs import Destination, Retry
+from tests.services.router.asynchronous.calls import accepted, dead_letters, ended, ready, told
+from tests.services.router.clients import Response, eventually
+from tests.services.router.instances import Call
+from tests.services.router.platform import Platform, Router
+
+
+async def cancel(router: Router, location: str) -> Response:
+    response: Response = await router.request("DELETE", location)
+    return response
+
+
+async def queued(platform: Platform) -> int:
+    return int((await platform.js.stream_info("INVOCATIONS")).state.messages)
+
+
+class Gate:
+    """An instance whose calls wait to be let through, and are answered then."""
+
+    def __init__(self, status: str = "200 OK") -> None:
+        self.begun = asyncio.Event()
+        self.open = asyncio.Event()
+        self.status = status
+
+    async def __call__(self, call: Call) -> None:
+        await call.read_body()
+        self.begun.set()
+        await self.open.wait()
+        await call.answer(b"ok", self.status)
+
+    async def has_begun(self) -> None:
+        async with asyncio.timeout(30):
+            await self.begun.wait()
+
+
+async def test_what_waits_for_its_turn_is_cancelled_and_never_runs(platform: Platform) -> None:
+    gate = Gate()
+    router = await ready(platform, gate, concurrency=1)
+    first = await accepted(router, b"first")
+    await gate.has_begun()
+    second, third = await accepted(router, b"second"), await accepted(router, b"third")
+    answer = await cancel(router, second)
+    assert answer.status == 200
+    assert json.loads(answer.body)["state"] == "cancelled"
+    assert await queued(platform) == 2
+    assert (await cancel(router, second)).status == 409
+    gate.open.set()
+    for location in (first, third):
+        assert (await ended(router, location))["state"] == "done"
+    assert (await told(router, second))["state"] == "cancelled"
+    assert [call.body for call in platform.instances[0].calls] == [b"first", b"third"]
+    assert await queued(platform) == 0
+    assert await dead_letters(platform) == []
+
+
+async def test_between_two_attempts_it_is_cancelled_and_not_tried_again(platform: Platform) -> None:
+    gate = Gate("500 A")
+    gate.open.set()
+    router = await ready(platform, gate, retry=Retry(attempts=3, first_delay_s=300))
+    location = await accepted(router)
+
+    async def waits() -> bool:
+        return (await told(router, location))["state"] == "retrying"
+
+    await eventually(waits)
+    assert (await cancel(router, location)).status == 200
+    end = await told(router, location)
+    assert (end["state"], [a["status"] for a in end["attempts"]]) == ("cancelled", [500])
+    assert end["next_attempt_at"] is None
+    assert await queued(platform) == 0
+
+
+@pytest.mark.parametrize(("status", "state"), [("200 A", "done"), ("500 A", "cancelled")])
+async def test_an_attempt_under_way_is_not_interrupted_and_is_the_last(
+    platform: Platform, status: str, state: str
+) -> None:
+    gate = Gate(status)
+    failed = Destination(subject="shop.failed")
+    router = await ready(
+        platform, gate, retry=Retry(attempts=3, first_delay_s=0), on_failure=failed
+    )
+    heard: asyncio.Queue[object] = asyncio.Queue()
+    await platform.nc.subscribe("shop.failed", cb=heard.put)
+    location = await accepted(router)
+    await gate.has_begun()
+    answer = await cancel(router, location)
+    assert answer.status == 202
+    assert json.loads(answer.body)["state"] == "running"
+    assert b"not interrupted" in answer.body
+    gate.open.set()
+    end = await ended(router, location)
+    assert (end["state"], len(end["attempts"])) == (state, 1)
+    assert len(platform.instances[0].calls) == 1
+    assert await dead_letters(platform) == []
+    assert heard.empty()
+
+
+async def test_what_has_ended_cannot_be_cancelled(platform: Platform) -> None:
+    router = await ready(platform)
+    location = await accepted(router)
+    await ended(router, location)
+    refused = await cancel(router, location)
+    assert refused.status == 409
+    assert "done" in refused.problem["detail"]
+    assert (await told(router, location))["state"] == "done"
+
+
+async def test_people_cancel_over_the_bus(platform: Platform) -> None:
+    gate = Gate()
+    router = await ready(platform, gate, concurrency=1)
+    await accepted(router)
+    await gate.has_begun()
+    location = await accepted(router)
+    subject = subjects.CANCEL_REQUESTS.subject(namespace="default", function="f")
+
+    async def ask(number: str) -> CancelReply:
+        asked = msgspec.json.encode(CancelRequest(number))
+        raw = await platform.nc.request(subject, asked, timeout=20)
+        return msgspec.json.decode(raw.data, type=CancelReply)
+
+    number = location.rpartition("/")[2]
+    assert (await ask(number)).outcome == "cancelled"
+    assert (await ask(number)).outcome == "ended"
+    assert (await ask("0" * 32)).outcome == "missing"
+    assert (await told(router, location))["state"] == "cancelled"
+    gate.open.set()
+
+
+async def test_a_cancelled_call_that_is_still_queued_is_not_run(platform: Platform) -> None:
+    gate = Gate()
+    router = await ready(platform, gate, concurrency=1)
+    await accepted(router)
+    await gate.has_begun()
+    location = await accepted(router, b"again")
+    number = location.rpartition("/")[2]
+    subject = f"wasmfn.invocations.default.f.{number}"
+    raw = await platform.js.get_last_msg("INVOCATIONS", subject)
+    assert (await cancel(router, location)).status == 200
+    # As if the router had died before it took the message away.
+    await platform.js.publish(subject, raw.data or b"")
+    gate.open.set()
+
+    async def empty() -> bool:
+        return await queued(platform) == 0
+
+    await eventually(empty)
+    assert len(platform.instances[0].calls) == 1
+    assert (await told(router, location))["state"] == "cancelled"
