@@ -16,7 +16,9 @@ from nats.js.api import AckPolicy
 
 from schemas import subjects
 from schemas.builds import MODULES_BUCKET, UPLOADS_BUCKET
+from schemas.events import Event
 from schemas.invocations import DeadRequest, Invocation
+from schemas.specs import SubscriptionSpec
 from schemas.streams import STREAMS
 from services.bus import objects
 from services.bus.applications import IN_A_CLUSTER, Applications
@@ -34,7 +36,9 @@ from services.router.asynchronous.dead import DeadLetters
 from services.router.asynchronous.metrics import AsyncMetrics
 from services.router.asynchronous.policy import Dead
 from services.router.asynchronous.report import letter_of, result_of
+from services.router.asynchronous.room import Room
 from services.router.asynchronous.store import Lease, Store
+from services.router.asynchronous.subscriptions import Subscriptions
 from tests.manifests.workloads import MANIFESTS
 from wasmfn import natsusers
 from wasmfn.client import Client
@@ -419,3 +423,22 @@ async def test_a_router_cancels_and_prunes_with_the_rights_that_it_has(one: Serv
             assert await seen.dead("default") == []
         for bus in (router, people):
             assert not bus.last_error
+
+
+async def test_a_subscription_that_nats_denies_is_told_of(one: Servers) -> None:
+    await _made(one)
+    told: asyncio.Queue[Event] = asyncio.Queue()
+    wanted = {("default", "s"): SubscriptionSpec(function="f", subject="shop.orders")}
+    async with one.user("router") as (router, _):
+        metrics = AsyncMetrics()
+        subscriptions = Subscriptions(
+            router, Store(router), Room(router), wanted, metrics, told.put_nowait,
+            lambda _: None, lambda: 1024,
+        )  # fmt: skip
+        running = asyncio.create_task(subscriptions.run())
+        async with asyncio.timeout(30):
+            event = await told.get()
+        running.cancel()
+        await asyncio.wait({running})
+    assert (event.what, event.name) == ("subscription-denied", "s")
+    assert "shop.orders" in event.message

@@ -23,7 +23,7 @@ from schemas.events import Event, new_event
 from schemas.invocations import Invocation, invocation_id
 from schemas.names import new_correlation_id
 from schemas.specs import SubscriptionSpec
-from services.bus.connection import Bus
+from services.bus.connection import Bus, settle
 from services.bus.errors import BusError
 from services.bus.pull import ConsumerGone, open_puller
 from services.router.asynchronous.metrics import AsyncMetrics
@@ -127,12 +127,17 @@ class Subscriptions:
         subscription = await self._bus.nc.subscribe(spec.subject, queue=group, cb=take)
         working = asyncio.create_task(work(), name=f"messages of {key[1]}")
         try:
-            # What was taken is ours: it is stored, also when the subscription ends.
+            await settle(self._bus.nc)
+            if self._bus.denial(spec.subject):
+                self._denied(key, spec)
             await asyncio.shield(working)
         finally:
-            with contextlib.suppress(nats.errors.Error):
-                await subscription.unsubscribe()
-            await waiting.put(None)
+            # What was taken is ours: it is stored, also when the subscription ends.
+            with contextlib.suppress(nats.errors.Error, TimeoutError):
+                async with self._bus.bounded(_REQUEST_S):
+                    await subscription.drain()  # type: ignore[no-untyped-call]  # nats-py
+            if not working.done():
+                await waiting.put(None)
             await working
 
     async def _pull(self, key: Key, spec: SubscriptionSpec) -> None:
@@ -229,6 +234,16 @@ class Subscriptions:
                 f"invocation {invocation.id} of {spec.function}: accepted by the subscription"
                 f" {name}",
                 correlation=correlation, invocation=invocation.id, origin="subscription",
+            )
+        )  # fmt: skip
+
+    def _denied(self, key: Key, spec: SubscriptionSpec) -> None:
+        self._emit(
+            new_event(
+                "router", key[0], "subscription", key[1], "subscription-denied",
+                f"NATS does not permit {spec.subject} to this router, so {spec.function} hears"
+                " nothing of it; give the subject to applications: docs/k3s.md tells how",
+                level="error", subject=spec.subject,
             )
         )  # fmt: skip
 
