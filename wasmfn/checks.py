@@ -16,7 +16,7 @@ import nats.errors
 
 from schemas.builds import MODULES_BUCKET, UPLOADS_BUCKET
 from schemas.pods import LABEL_ROLE, PodFact
-from schemas.streams import LEASES, MIB, PODS, SPECS, STREAMS, Lease
+from schemas.streams import DEAD, LEASES, MIB, PODS, RESULTS, SPECS, STREAMS, Lease
 from services.bus.feed import FeedLost, open_feed
 from wasmfn.client import Client, connect
 from wasmfn.discovery import NoPlatformError, find_platform
@@ -107,12 +107,13 @@ async def streams(client: Client, names: list[str]) -> Check:
     # The two logs drop their oldest and are meant to be full.
     full = [each for each in full if not each.startswith(("EVENTS", "LOGS"))]
     if full:
-        return Check(
-            "streams",
-            "warning",
-            f"nearly full: {', '.join(full)}",
-            "delete what is not needed; a full stream takes no new specs",
-        )
+        advice = "delete what is not needed; a full stream takes no new specs"
+        if any(each.startswith((DEAD.name, RESULTS.name)) for each in full):
+            advice = (
+                "no asynchronous calls are accepted until there is room: results expire, and"
+                " `wasmfn dead prune --older-than 7d` throws dead letters away"
+            )
+        return Check("streams", "warning", f"nearly full: {', '.join(full)}", advice)
     return Check("streams", "good", f"all {len(names)} are there")
 
 

@@ -74,3 +74,16 @@ async def test_a_nats_without_streams_is_told_and_one_with_them_is_good(nats_ser
         assert found["streams"].state == found["clock"].state == "good"
         assert found["leader"].state == found["keepers"].state == "bad"
         assert all(check.advice for check in found.values() if check.state != "good")
+
+
+async def test_dead_letters_that_fill_their_store_are_told_of_with_what_makes_room(
+    nats_server: Any,
+) -> None:
+    async with connect(Platform(nats_url=nats_server.url)) as client:
+        await ensure_streams(client.bus.js)
+        config = (await client.bus.js.stream_info("DEAD")).config
+        await client.bus.js.update_stream(config.evolve(max_bytes=1100))
+        await client.bus.js.publish("wasmfn.dead.default.f.x", b"x" * 1000)
+        check = await checks.streams(client, ["DEAD"])
+    assert check.state == "warning"
+    assert "wasmfn dead prune" in check.advice
