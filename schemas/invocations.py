@@ -59,6 +59,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     correlation: str
     """The request id, also in events."""
     traceparent: str
+    """The client's, or empty."""
     method: str = "POST"
     target: str = "/"
     host: str = ""

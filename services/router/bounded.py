@@ -151,6 +151,8 @@ class BoundedConnection(HttpToolsProtocol, ABC):
         self._head_awaited = False
         self._head_bytes = 0
         self._fruitless = 0
+        # What ran may be the bound of a wait that is over.
+        self._deadline.clear()
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
@@ -288,5 +290,6 @@ class BoundedConnection(HttpToolsProtocol, ABC):
         elif self._in_head:
             detail = f"the request's head did not come within {self.limits.head_s:g} s"
             self._refuse(Problem(408, detail, close=True))
-        elif not (self._in_body and not self._is_quiet() and self._on_stall()):
+        elif self._is_quiet() or (self._in_body and not self._on_stall()):
             self.transport.abort()
+        # Else it is the client that waits: a bound that is over need not be taken back.

@@ -20,7 +20,7 @@ from services.router.answer import AnswerHead
 from services.router.choice import Candidate, Cause
 from services.router.client import Client
 from services.router.coldstart import ColdStart, cold_start_event
-from services.router.framing import chunk, id_lines, with_token
+from services.router.framing import chunk, with_token
 from services.router.limits import answer_deadline_s
 from services.router.metrics import NOBODY
 from services.router.pool import ConnectFailed
@@ -29,7 +29,7 @@ from services.router.request import Request
 from services.router.retry import NOT_EXECUTED, Failure, cause_of, may_retry, problem_of
 from services.router.slots import Grant, no_room
 from services.router.table import Key
-from services.router.tracing import REQUEST_NAME, TRACE_NAME, Trace
+from services.router.tracing import REQUEST_NAME, Trace
 from services.router.upload import Upload
 from services.router.upstream import Connection
 from services.router.workings import Workings
@@ -223,7 +223,7 @@ class Call(ABC):
         lead = self._client.lead(head, admitted)
         chunked = head.incoming.length == "chunked"
         if not self._body_complete:
-            lines = lead + id_lines(trace.request_id, trace.traceparent)
+            lines = b"".join((lead, REQUEST_NAME, trace.request, trace.rest))
             data = with_token(lines, connection.endpoint.token, ask=True)
             connection.start(self, head.method, data)
             self._upload = Upload(self, connection, self._pieces, silence_s, chunked=chunked)
@@ -234,8 +234,7 @@ class Call(ABC):
             body = chunk(body) + chunk(b"") if body else chunk(b"")
         data = b"".join(
             (
-                lead, REQUEST_NAME, trace.request, TRACE_NAME, trace.parent, b"\r\n",
-                connection.last_lines, body,
+                lead, REQUEST_NAME, trace.request, trace.rest, connection.last_lines, body,
             )
         )  # fmt: skip
         connection.call(self, head.method, data, now + silence_s)
@@ -288,14 +287,17 @@ class Call(ABC):
 
     def _release(self, cause: Cause | None) -> None:
         """Give the slot back, if there is one."""
-        if self._timer is not None:
-            self._stop_timer()
-        if self._upload is not None:
-            self._upload.stop()
-            self._upload = None
+        self._put_away()
         candidate, self._candidate = self._candidate, None
         if candidate is not None:
             self._workings.slots.release(self._key, candidate, cause)
+
+    def _put_away(self) -> None:
+        """Let go of what there is besides the slot."""
+        self._stop_timer()
+        if self._upload is not None:
+            self._upload.stop()
+            self._upload = None
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

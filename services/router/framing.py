@@ -210,8 +210,9 @@ def origin_lines(
 
 
 def id_lines(request_id: str, traceparent: str) -> bytes:
-    """Return the lines that tie a request to its answer."""
-    return f"x-request-id: {request_id}\r\ntraceparent: {traceparent}\r\n".encode("ascii")
+    """Return the lines that tie a request to its answer; `traceparent` may be empty."""
+    parent = f"traceparent: {traceparent}\r\n" if traceparent else ""
+    return f"x-request-id: {request_id}\r\n{parent}".encode("ascii")
 
 
 def request_head(

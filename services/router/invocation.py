@@ -60,8 +60,11 @@ class Invocation(Call):
     def serve(self, head: Head, admitted: Admitted, body: bytes) -> None:
         """Begin with all of the request at hand, as most come."""
         now = self._began = monotonic()
-        function = self._let_in(head, admitted)
-        self._pieces = [body]
+        self._head = head
+        self._admitted = admitted
+        function = self._function = admitted.function
+        self._key = function.key
+        self._pieces.append(body)
         self._body_complete = True
         try:
             if len(body) > function.body_bytes:
@@ -86,17 +89,13 @@ class Invocation(Call):
             assert isinstance(head, Head)  # noqa: S101 - it was let in
             self._admit(head, verdict, now)
 
-    def _let_in(self, head: Head, admitted: Admitted) -> Function:
+    def _admit(self, head: Head, admitted: Admitted, now: float) -> None:
+        """Read the body, if there is one to be read, or go on without."""
+        incoming = head.incoming
         self._head = head
         self._admitted = admitted
         function = self._function = admitted.function
         self._key = function.key
-        return function
-
-    def _admit(self, head: Head, admitted: Admitted, now: float) -> None:
-        """Read the body, if there is one to be read, or go on without."""
-        incoming = head.incoming
-        function = self._let_in(head, admitted)
         announced = self._size if incoming.length == "chunked" else incoming.length
         if announced > function.body_bytes:
             self.refuse(too_large(function.body_bytes))
@@ -285,7 +284,11 @@ class Invocation(Call):
 
     def _finish(self, status: int) -> None:
         """End: the answer is written whole."""
-        self._release(None)
+        if self._timer is not None or self._upload is not None:
+            self._put_away()
+        candidate, self._candidate = self._candidate, None
+        assert candidate is not None  # noqa: S101 - it answered
+        self._workings.slots.release(self._key, candidate)
         self.response_complete = True
         now = monotonic()
         self._workings.metrics.answered(self._key, status, now - self._began)

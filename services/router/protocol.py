@@ -247,7 +247,6 @@ class ClientConnection(BoundedConnection):
         if not admitted.is_plain:
             return False
         # The parser stands between two requests, and stays there.
-        self._deadline.clear()
         self._turn = invocation = Invocation(workings, self, head, fresh_trace())
         self.cycle = invocation  # type: ignore[assignment]  # it stands in for uvicorn's
         invocation.serve(head, admitted, data[len(head.raw) :])

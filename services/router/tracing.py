@@ -1,7 +1,9 @@
 """The ids that tie an answer to its request: `x-request-id` and W3C Trace Context.
 
 The request id is also the correlation id of whatever the request sets off (a
-demand, a cold start, events), so one word finds all of it.
+demand, a cold start, events), so one word finds all of it. A client's
+`traceparent` is passed on. None is made where there is none: it would name a
+span that nobody records, as not sampled, and tracers of functions heed that.
 """
 
 import re
@@ -13,14 +15,12 @@ import msgspec
 
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:~-]{0,127}\Z")
 _TRACEPARENT: Final = re.compile(rb"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}\Z")
-_TRACE_ID: Final = re.compile(rb"[0-9a-f]{32}\Z")
 REQUEST_NAME: Final = b"x-request-id: "
-TRACE_NAME: Final = b"\r\ntraceparent: "
-"""Behind a request id, whose line it ends."""
-_DIGITS: Final = 48
-"""Of a fresh trace: those of its id, and those of its parent's."""
+_PARENT_NAME: Final = b"\r\ntraceparent: "
+_DIGITS: Final = 32
+"""Of a request id."""
 _DRAWN: Final = 64
-"""Fresh traces for each draw of the generator: half the price of a draw for each."""
+"""Request ids for each draw of the generator: half the price of a draw for each."""
 
 
 class Trace(msgspec.Struct, frozen=True, gc=False):
@@ -28,8 +28,8 @@ class Trace(msgspec.Struct, frozen=True, gc=False):
 
     request: bytes
     """The value of `x-request-id`."""
-    parent: bytes
-    """The value of `traceparent`."""
+    rest: bytes = b"\r\n"
+    """What follows it in a head: the end of its line, and `traceparent`'s if there is one."""
 
     @property
     def request_id(self) -> str:
@@ -38,12 +38,12 @@ class Trace(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def traceparent(self) -> str:
-        """The value of `traceparent`."""
-        return self.parent.decode("ascii")
+        """The value of `traceparent`, empty if the client sent none that is valid."""
+        return self.rest[len(_PARENT_NAME) : -2].decode("ascii")
 
 
 def read_trace(headers: Iterable[tuple[bytes, bytes]]) -> Trace:
-    """Take over the client's ids if they are well-formed, else make new ones."""
+    """Take over the client's ids if they are well-formed."""
     request = parent = b""
     for name, value in headers:
         if name == b"x-request-id" and not request and _REQUEST_ID.match(value):
@@ -54,13 +54,8 @@ def read_trace(headers: Iterable[tuple[bytes, bytes]]) -> Trace:
             if found is not None and int(found[1], 16) and int(found[2], 16):
                 parent = value
     if parent:
-        return Trace(request or parent[3:35], parent)
-    fresh = fresh_trace()
-    if not request:
-        return fresh
-    if _TRACE_ID.match(request) and int(request, 16):
-        parent = b"-".join((b"00", request, fresh.request[:16], b"00"))
-    return Trace(request, parent or fresh.parent)
+        return Trace(request or parent[3:35], b"%b%b\r\n" % (_PARENT_NAME, parent))
+    return Trace(request) if request else fresh_trace()
 
 
 def _fresh_traces() -> Iterator[Trace]:
@@ -69,10 +64,7 @@ def _fresh_traces() -> Iterator[Trace]:
     while True:
         digits = getrandbits(4 * size).to_bytes(size // 2, "big").hex().encode("ascii")
         for at in range(0, size, _DIGITS):
-            middle = at + 32
-            trace = digits[at:middle]
-            parent = digits[middle : at + _DIGITS]
-            yield Trace(trace, b"-".join((b"00", trace, parent, b"00")))
+            yield Trace(digits[at : at + _DIGITS])
 
 
 _fresh: Final = _fresh_traces()

@@ -313,7 +313,6 @@ class Connection(asyncio.Protocol):
         One that the instance closes at this moment is passed over by `Pool.take`.
         """
         self._receiver = None
-        self._deadline.clear()
         if self._broken or not (self._request_sent and self._keep_alive):
             self.close()
             return
@@ -340,7 +339,9 @@ class Connection(asyncio.Protocol):
             receiver.on_failure(failure)
 
     def _on_silence(self) -> None:
-        self._fail("timeout")
+        # Else it is the bound of a call that is over: to take it back would cost each call more.
+        if self._receiver is not None:
+            self._fail("timeout")
 
 
 def _needs_eof(status: int, headers: list[Header]) -> bool:
