@@ -63,11 +63,7 @@ class Invocations:
         tokens = {"namespace": namespace} | ({"function": function} if function else {})
         with access.translated():
             waiting = await self._names(INVOCATIONS, tokens)
-            told = [
-                result
-                for name in await self._names(RESULTS, tokens)
-                if (result := await self._read(RESULTS, name, Result)) is not None
-            ]
+            told = await self._all(RESULTS, tokens, Result)
         known = {Place(one.namespace, one.function, one.id) for one in told}
         told.sort(key=lambda one: (one.function, one.changed_at))
         return [
@@ -154,11 +150,7 @@ class Invocations:
         """Return the dead letters, the oldest first."""
         tokens = {"namespace": namespace} | ({"function": function} if function else {})
         with access.translated():
-            letters = [
-                letter
-                for name in await self._names(DEAD, tokens)
-                if (letter := await self._read(DEAD, name, DeadLetter)) is not None
-            ]
+            letters = await self._all(DEAD, tokens, DeadLetter)
         return sorted(letters, key=lambda letter: letter.time)
 
     async def get_dead(self, name: Place) -> DeadLetter:
@@ -214,6 +206,21 @@ class Invocations:
         info = await self._bus.js.stream_info(stream.name, stream.template.filter(**tokens))
         found = (stream.template.parse(subject) for subject in info.state.subjects or {})
         return {Place(**name) for name in found if name is not None}
+
+    async def _all(self, stream: Stream, tokens: dict[str, str], of: type[R]) -> list[R]:
+        """Return what a stream holds of some invocations, in one go."""
+        found: list[R] = []
+        try:
+            async with open_feed(
+                self._bus, stream.name, [stream.template.filter(**tokens)]
+            ) as feed:
+                async for entry in feed.snapshot():
+                    if entry.payload:
+                        with contextlib.suppress(msgspec.DecodeError):
+                            found.append(msgspec.json.decode(entry.payload, type=of))
+        except FeedLost as error:
+            raise UnreachableError(f"what there is could not be read: {error}; ask again") from None
+        return found
 
     async def _read(self, stream: Stream, name: Place, of: type[R]) -> R | None:
         subject = stream.template.subject(**msgspec.structs.asdict(name))

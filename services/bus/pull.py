@@ -41,6 +41,8 @@ class Delivered:
         """How often it has been delivered, this time included."""
         self.sequence = metadata.sequence.stream
         """Its place in the stream."""
+        self.time = metadata.timestamp
+        """When the stream stored it."""
 
     async def acknowledge(self) -> bool:
         """Take it off; False if the server did not say that it is off."""

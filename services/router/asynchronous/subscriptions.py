@@ -29,7 +29,7 @@ from services.bus.pull import ConsumerGone, open_puller
 from services.router.asynchronous.metrics import AsyncMetrics
 from services.router.asynchronous.outbox import may_reply
 from services.router.asynchronous.room import Room
-from services.router.asynchronous.store import Store
+from services.router.asynchronous.store import LEASE_S, Store
 from services.router.table import Key
 
 log = logging.getLogger(__name__)
@@ -151,8 +151,15 @@ class Subscriptions:
                         msg = await puller.next(_PULL_S)
                         if msg is None:
                             continue
-                        once = f"{stream} {msg.sequence}"
-                        await self._enqueue(key, spec, msg.subject, msg.data, msg.headers, once, "")
+                        # A stream that was made anew counts from one again, but not the time.
+                        once = f"{stream} {msg.sequence} {msg.time.timestamp():f}"
+                        try:
+                            await self._enqueue(
+                                key, spec, msg.subject, msg.data, msg.headers, once, ""
+                            )
+                        except BusError:
+                            await msg.put_back(_PAUSE_S)
+                            raise
                         await msg.acknowledge()
             except (ConsumerGone, BusError, nats.errors.Error, js_errors.Error) as error:
                 log.warning("the subscription %s waits: %s", key[1], error)
@@ -168,6 +175,7 @@ class Subscriptions:
             filter_subject=spec.subject,
             deliver_policy=api.DeliverPolicy.NEW,
             ack_policy=api.AckPolicy.EXPLICIT,
+            ack_wait=LEASE_S,
             max_deliver=-1,
         )
         async with self._bus.bounded(_REQUEST_S):
@@ -176,7 +184,7 @@ class Subscriptions:
             except js_errors.NotFoundError:
                 await self._bus.js.add_consumer(stream, config)
             else:
-                if found.filter_subject != spec.subject:
+                if (found.filter_subject, found.ack_wait) != (spec.subject, LEASE_S):
                     await self._bus.js.add_consumer(stream, config)
 
     async def _forget(self, key: Key, spec: SubscriptionSpec) -> None:

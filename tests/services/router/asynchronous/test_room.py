@@ -3,10 +3,12 @@
 import asyncio
 import json
 
+from nats.aio.msg import Msg
 from nats.js.api import StreamConfig
 
 from schemas.specs import Retry
 from tests.services.router.asynchronous.calls import ASYNC, accepted, dead_letters, ended, ready
+from tests.services.router.asynchronous.test_subscriptions import subscribe
 from tests.services.router.clients import Response, eventually, request
 from tests.services.router.instances import Call
 from tests.services.router.platform import Platform, Router
@@ -132,6 +134,44 @@ async def test_when_the_dead_fill_their_store_nothing_is_lost_and_pruning_makes_
         return await takes(router)
 
     await eventually(again)
+
+
+async def test_without_room_messages_stay_in_their_stream_or_are_told_of_as_lost(
+    platform: Platform,
+) -> None:
+    await platform.js.add_stream(StreamConfig(name="SHOP", subjects=["shop.>"]))
+    lost: asyncio.Queue[Msg] = asyncio.Queue()
+    await platform.nc.subscribe("wasmfn.events.router.*.*.*.message-lost", cb=lost.put)
+    router = await ready(platform, fails)
+    await subscribe(platform, name="kept", subject="shop.orders", stream="SHOP")
+    await subscribe(platform, name="heard", subject="ask.me")
+
+    async def listens() -> bool:
+        return bool(await platform.js.consumers_info("SHOP"))
+
+    await eventually(listens)
+    await limit(platform, "DEAD", SMALL)
+    locations, _ = await fill(router)
+    await platform.js.publish("shop.orders", b"order")
+
+    async def told_of() -> bool:
+        # It may not be subscribed yet.
+        await platform.nc.publish("ask.me", b"question")
+        return not lost.empty()
+
+    await eventually(told_of)
+    told = json.loads(lost.get_nowait().data)
+    assert "dead letters fill their store" in told["message"]
+    state = await platform.js.consumer_info("SHOP", "wasmfn_default_kept")
+    assert (state.num_pending or 0) + (state.num_ack_pending or 0) == 1
+
+    async def arrived() -> bool:
+        answer = await request(router.admin, "DELETE", "/dead?older_than_s=0")
+        assert answer.status == 200, answer.body
+        return any(call.body == b"order" for call in platform.instances[0].calls)
+
+    await eventually(arrived, 60.0)
+    assert len(platform.instances[0].calls) == len(locations) + 1
 
 
 async def test_pruning_leaves_the_young_and_those_of_others(platform: Platform) -> None:

@@ -87,6 +87,23 @@ async def test_a_stream_is_read_through_every_restart_and_each_message_once(
     assert sorted(set(bodies)) == list(range(20))
 
 
+async def test_a_stream_made_anew_is_another_stream(platform: Platform) -> None:
+    config = api.StreamConfig(name="SHOP", subjects=["shop.>"])
+    await ready(platform)
+    await subscribe(platform, subject="shop.orders", stream="SHOP")
+
+    async def listens() -> bool:
+        return bool(await platform.js.consumers_info("SHOP"))
+
+    for body in (b"first", b"second"):
+        await platform.js.add_stream(config)
+        await eventually(listens, 60.0)
+        assert (await platform.js.publish("shop.orders", body)).seq == 1
+        calls = platform.instances[0].calls
+        await eventually(lambda: body in [call.body for call in calls], 60.0)  # noqa: B023
+        await platform.js.delete_stream("SHOP")
+
+
 async def test_a_subscription_that_is_gone_takes_nothing(platform: Platform) -> None:
     await ready(platform)
     await subscribe(platform, subject="ask.*", reply=True)
