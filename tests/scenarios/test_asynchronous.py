@@ -52,6 +52,8 @@ async def test_an_accepted_call_is_done_and_its_answer_is_at_its_location(
     assert answer.json()["output"] == [SORTED]
     by_cli = cli(platform, "invoke", "deferred", "2", "1", "--async").strip()
     assert (await ended(by_cli, "done", "dead"))["state"] == "done"
+    waited = cli(platform, "invoke", "deferred", "2", "1", "--async", "--wait")
+    assert waited.splitlines()[-1] == SORTED
 
 
 async def test_what_always_fails_is_tried_again_and_a_dead_letter_that_can_go_back(
