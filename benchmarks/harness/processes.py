@@ -178,16 +178,25 @@ def pss_kib(pid: int) -> int:
 
 def open_files(pid: int) -> int:
     """Return how many descriptors are open."""
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    return len(_descriptors(pid))
 
 
 def open_sockets(pid: int) -> int:
     """Return how many of the descriptors are sockets."""
     found = 0
-    for link in Path(f"/proc/{pid}/fd").iterdir():
+    for link in _descriptors(pid):
         with contextlib.suppress(OSError):
             found += str(link.readlink()).startswith("socket:")
     return found
+
+
+def _descriptors(pid: int) -> list[Path]:
+    try:
+        return list(Path(f"/proc/{pid}/fd").iterdir())
+    except PermissionError:
+        raise MissingError(
+            "a function's process lets nobody but root look into it: run this as root"
+        ) from None
 
 
 def _kib(file: Path, field: str) -> int:

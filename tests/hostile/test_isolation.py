@@ -23,6 +23,9 @@ from tests.keeper.conftest import Compiler, Keeper, Loaded
 from tests.keeper.memory import in_memory
 
 NOBODY = 65534
+_by_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root can look into a process that is not dumpable"
+)
 MIB = 1 << 20
 DESCRIPTORS = 128
 SECRET = "the neighbour's " + new_instance_id()
@@ -237,6 +240,7 @@ def links(pid: int) -> list[str]:
     return [str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()]
 
 
+@_by_root
 def test_a_child_holds_no_file_and_no_socket_of_anyone_else(
     keeper: Keeper, neighbour: Loaded, other: Loaded
 ) -> None:
@@ -265,6 +269,7 @@ def test_a_child_is_locked_in_with_its_limits(neighbour: Loaded, other: Loaded) 
         assert re.search(r"^NoNewPrivs:\t1\nSeccomp:\t2$", status, re.MULTILINE)
 
 
+@_by_root
 def test_a_neighbours_secret_is_in_its_own_memory_only(
     keeper: Keeper, neighbour: Loaded, other: Loaded
 ) -> None:

@@ -160,7 +160,7 @@ async def test_a_service_waits_until_the_scheduler_has_made_its_streams(
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(asyncio.shield(waiting), 0.3)
         await _made(one)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await waiting
 
 

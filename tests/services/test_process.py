@@ -31,7 +31,7 @@ class Service:
     def __init__(self, directory: Path, source: str, **environ: str) -> None:
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(str(directory / "notify"))
-        self._notify.settimeout(5)
+        self._notify.settimeout(30)
         (directory / "service.py").write_text(PREAMBLE + textwrap.dedent(source))
         self.process = subprocess.Popen(
             [sys.executable, "-P", str(directory / "service.py")],

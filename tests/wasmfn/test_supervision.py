@@ -114,7 +114,7 @@ async def test_nothing_that_a_program_has_started_outlives_it(tmp_path):
         await router.until_running()
         child = int(await said(tmp_path))
         await router.stop()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while runs(child):  # noqa: ASYNC110 - it is no child of ours
                 await asyncio.sleep(0.002)
 

@@ -77,7 +77,7 @@ async def test_a_held_connection_is_answered_without_asking_again():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         waiting = asyncio.create_task(until_ready("u1", "127.0.0.1", port))
-        listener.settimeout(5)
+        listener.settimeout(30)
         connection, _ = await asyncio.to_thread(listener.accept)
         with connection:
             connection.sendall(http(ANSWER))

@@ -77,7 +77,7 @@ async def test_an_answer_that_is_whole_while_its_reader_is_slow_leaves_a_connect
     assert again is connection
     instance.handler = echo
     quiet.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await call(connection)
     assert await exchange.read() == body
 

@@ -17,7 +17,7 @@ class Watching:
         self._sightings = source.follow()
 
     async def next(self) -> Sighting:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             return await anext(self._sightings)
 
     async def next_change(self) -> PodSeen | PodGone:
