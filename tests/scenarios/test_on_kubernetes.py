@@ -9,6 +9,7 @@ import json
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -18,7 +19,7 @@ from schemas.events import Event
 from schemas.names import sha256_hex
 from services.builder.registry import Policy, pull
 from tests.cluster import lab
-from tests.cluster.lab import node
+from tests.cluster.lab import containerd, node
 from tests.cluster.lab.commands import wait_until
 from tests.scenarios.caller import bytes_of, deploy, endpoints, post
 from tests.scenarios.conftest import ON_CLUSTER
@@ -201,3 +202,26 @@ def test_an_installation_that_forgets_the_subjects_of_applications_changes_nothi
     refused = platform.cli("install", "--overlay", "lab")
     assert refused.returncode == 5
     assert f"--stream '{STREAM}={KEPT}' keeps".encode() in refused.stderr
+
+
+async def test_a_stored_call_survives_the_death_of_every_router(platform: ClusterPlatform) -> None:
+    deploy(platform, "sleepy", "surviving")
+    accepted = platform.cli("invoke", "surviving", "10", "--async")
+    assert accepted.returncode == 0, accepted.stderr.decode()
+    number = accepted.stdout.decode().strip().rpartition("/")[2]
+
+    def told() -> dict[str, Any]:
+        shown = platform.cli("invocations", "get", "surviving", number, "-o", "json")
+        assert shown.returncode == 0, shown.stderr.decode()
+        return dict(json.loads(shown.stdout))
+
+    await until("it runs", lambda: told()["state"] == "running")
+    chosen = ("-n", SYSTEM, "-l", "app.kubernetes.io/name=router", "-o", "json")
+    for pod in json.loads(await kubectl("get", "pods", *chosen))["items"]:
+        container = pod["status"]["containerStatuses"][0]["containerID"]
+        name = container.removeprefix("containerd://")
+        containerd.ctr("tasks", "kill", "--all", "--signal", "SIGKILL", name)
+    waited = platform.cli("invocations", "wait", "surviving", number, "--timeout", "2m")
+    assert waited.returncode == 0, waited.stderr.decode()
+    assert waited.stdout == b"slept 10 s\n"
+    assert [attempt["outcome"] for attempt in told()["attempts"]] == ["lost", "done"]
