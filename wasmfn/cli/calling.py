@@ -10,7 +10,7 @@ from schemas.specs import FunctionSpec
 from wasmfn.cli.output import note, write, write_bytes
 from wasmfn.cli.session import Session
 from wasmfn.errors import RejectedError, UnreachableError, WasmfnError
-from wasmfn.objects import Key
+from wasmfn.objects import Key, Object
 from wasmfn.render import duration, printable
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ async def invoke_and_show(
     http_url = http or session.platform().http_url
     if http_url is None:
         raise UnreachableError("where the router is, is not known; say it with --http")
-    interface = found.spec.interface if isinstance(found.spec, FunctionSpec) else "args"
+    interface = interface_of(found)
     data = sys.stdin.buffer.read() if from_stdin else b""
     if interface == "args":
         body, content_type = _args_body(arguments, data), "application/json"
@@ -77,6 +77,11 @@ async def invoke_and_show(
     return number
 
 
+def interface_of(function: Object) -> str:
+    """Return how a function takes its input and gives its output."""
+    return function.spec.interface if isinstance(function.spec, FunctionSpec) else "args"
+
+
 def _args_body(arguments: tuple[str, ...], stdin: bytes) -> bytes:
     request: dict[str, Any] = {"args": list(arguments)}
     if stdin:
@@ -89,7 +94,7 @@ def _args_body(arguments: tuple[str, ...], stdin: bytes) -> bytes:
     return msgspec.json.encode(request)
 
 
-def show_result(result: "Result", *, raw: bool) -> None:
+def show_result(result: "Result", interface: str, *, raw: bool) -> None:
     """Print what an invocation has come to that was not waited for.
 
     Raises:
@@ -108,9 +113,7 @@ def show_result(result: "Result", *, raw: bool) -> None:
     answer = Answer(
         result.answer.status, content_type, result.answer.body, took_ms, result.correlation
     )
-    # Only runs of the interface `args` are told of in JSON of this shape.
-    is_args = content_type == "application/json" and b'"status"' in answer.body[:16]
-    show(answer, "args" if is_args else "", raw=raw)
+    show(answer, interface, raw=raw)
 
 
 def show(answer: "Answer", interface: str, *, raw: bool) -> None:

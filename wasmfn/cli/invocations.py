@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from wasmfn.cli.calling import WAIT_S, show_result
+from wasmfn.cli.calling import WAIT_S, interface_of, show_result
 from wasmfn.cli.dead import prune, redrive
 from wasmfn.cli.output import Format, document, note, output_option, plain_of, progress, write
 from wasmfn.cli.parameters import NAME, SPAN
 from wasmfn.cli.session import Session, with_session
 from wasmfn.cli.verb import VerbGroup
 from wasmfn.errors import RejectedError
+from wasmfn.objects import Key
 from wasmfn.render import Line, Span, age, printable, table
 
 if TYPE_CHECKING:
@@ -136,7 +137,9 @@ async def wait_and_show(
         with progress("waiting") as tell:
             place = Place(session.namespace, function, identity)
             result = await Invocations(client).wait(place, within_s, tell)
-    show_result(result, raw=raw)
+        called = await client.find(Key("function", session.namespace, function))
+    # Of a function that is gone the answer is shown as it is.
+    show_result(result, interface_of(called) if called else "", raw=raw)
 
 
 @invocations.command()
