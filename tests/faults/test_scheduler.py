@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.rig import FUNCTION, SPEC, Rig
+from tests.faults.load import Load
+from tests.faults.rig import FUNCTION, PER_S, SPEC, Rig
 
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 
@@ -106,3 +107,28 @@ def _ticks(rig: Rig) -> list[str]:
         for event in rig.events("invocation-done")
         if event.fields.get("origin") == "timer"
     ]
+
+
+async def test_a_leader_that_dies_between_its_answer_and_the_endpoint_fails_no_request(
+    rig: Rig,
+) -> None:
+    await rig.deploy("cold", FUNCTION, scaling={"idle_timeout_s": 0.5})
+    await rig.apply("route", "cold", {"function": "cold", "path": "/cold"})
+    await rig.until(lambda: not rig.endpoints("cold"))
+    # Demands are answered, and no endpoint can be written down.
+    config = (await rig.bus.js.stream_info("ENDPOINTS")).config
+    await rig.bus.js.update_stream(config.evolve(max_msg_size=1))
+    load = Load(rig.routers, "cold", PER_S)
+    rig.loads.append(load)
+    async with load.running():
+        await load.answered(25)
+        assert load.failed() == []
+        assert not rig.endpoints("cold")
+        terms = len(rig.events("leader-elected"))
+        rig.kill(await rig.leader())
+        await rig.bus.js.update_stream(config)
+        await rig.until(lambda: len(rig.events("leader-elected")) > terms)
+        # The next leader ends the process that nobody has told it of, and has another one.
+        await rig.until(lambda: rig.endpoints("cold"))
+        await load.answered(100)
+    assert load.failed() == []
