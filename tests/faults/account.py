@@ -114,10 +114,11 @@ async def _published(rig: Rig) -> set[str]:
 
 def children(pid: int) -> list[int]:
     """Return the functions' processes that a keeper has, whose zygote has forked them."""
-    return [child for zygote in _forked(pid) for child in _forked(zygote)]
+    return [child for zygote in forked(pid) for child in forked(zygote)]
 
 
-def _forked(pid: int) -> list[int]:
+def forked(pid: int) -> list[int]:
+    """Return the processes that a process has forked."""
     try:
         text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     except FileNotFoundError:
@@ -128,7 +129,7 @@ def _forked(pid: int) -> list[int]:
 def _unknown(rig: Rig, keepers: dict[str, int]) -> list[int]:
     """Keepers of this platform, known by their directory, that run without a pod of theirs."""
     strangers = []
-    parents = {*keepers.values(), *(zygote for pid in keepers.values() for zygote in _forked(pid))}
+    parents = {*keepers.values(), *(zygote for pid in keepers.values() for zygote in forked(pid))}
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit() or int(entry.name) in keepers.values():
             continue

@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 
-from tests.faults.account import children
+from tests.faults.account import children, forked
 from tests.faults.rig import Rig
 from tests.services.scheduler.stack import begun, process_of
 
@@ -70,7 +70,7 @@ async def test_a_stopped_keeper_is_left_alone_and_replaced(rig: Rig) -> None:
         (endpoint,) = rig.endpoints("sort")
         keeper = rig.running_keepers()[endpoint.pod]
         # With all its processes, or those that serve would go on as if nothing was.
-        for pid in (*children(keeper), keeper):
+        for pid in (*children(keeper), *forked(keeper), keeper):
             os.kill(pid, signal.SIGSTOP)
         stopped = rig.clock()
         await rig.until(lambda: [e for e in rig.endpoints("sort") if e.pod != endpoint.pod])
