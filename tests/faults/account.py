@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ from nats.js.errors import NotFoundError
 
 from schemas import subjects
 from schemas.invocations import FINAL
+from schemas.streams import STREAMS, TERM_HEADER
+from services.bus.feed import open_feed
 from tests.faults.load import Load, Router
 from tests.faults.rig import Rig
 
 SETTLED_S = 60.0
+_BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
 _LOOK_S = 0.1
 _SPARES = 8
 """Children of a keeper that wait for a function."""
@@ -35,6 +39,16 @@ async def settled(rig: Rig) -> None:
                     # Processes tell nobody that they have come or gone.
                     await asyncio.sleep(_LOOK_S)
     assert not differences, "\n".join([*differences, rig.logs()])
+    await _terms_rise(rig)
+
+
+async def _terms_rise(rig: Rig) -> None:
+    """Make sure that in no stream of leaders anything stands behind the fence of a later term."""
+    for stream in STREAMS:
+        if stream.fenced:
+            async with open_feed(rig.bus, stream.name, [], since=_BEGINNING) as feed:
+                terms = [int(entry.headers[TERM_HEADER]) async for entry in feed.snapshot()]
+            assert terms == sorted(terms), f"{stream.name} has {terms}"
 
 
 async def accounted(rig: Rig, load: Load) -> None:
