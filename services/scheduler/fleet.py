@@ -17,7 +17,7 @@ from schemas.events import NO_NAMESPACE
 from schemas.pods import LABEL_DEDICATED, LABEL_NAMESPACE, LABEL_ROLE, PodFact
 from services.scheduler import placement
 from services.scheduler.loading import Loader, Pool
-from services.scheduler.natives import is_native
+from services.scheduler.nativepod import is_native
 from services.scheduler.pods import Pod, PodError, PodRuntime
 from services.scheduler.record import Record
 from services.scheduler.watching import Watches

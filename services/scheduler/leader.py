@@ -11,8 +11,7 @@ it at once; keepers keep running for whoever leads next.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
-from datetime import datetime
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -22,19 +21,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from nats.js.errors import APIError
 
 from schemas import subjects
-from schemas.active import Active
 from schemas.builds import Build
-from schemas.endpoints import Endpoint
 from schemas.events import NO_NAMESPACE, Level, new_event
 from schemas.pods import LABEL_ROLE, ROLE_FUNCTION, PodFact
-from schemas.status import Status
-from schemas.streams import ACTIVE, BUILDS, ENDPOINTS, PODS, SPECS, STATUS
+from schemas.streams import BUILDS, PODS, SPECS
 from services.bus.connection import Bus
 from services.bus.errors import BusError
 from services.bus.events import EventLog
 from services.bus.follow import follow
 from services.bus.lease import Reign
-from services.bus.state import Deleted, Entry, Put, Replaced, Snapshot, Update
+from services.bus.state import Deleted, Entry, Put, Replaced, Snapshot
 from services.scheduler.artifacts import Artifacts
 from services.scheduler.audience import Audience
 from services.scheduler.demand import Demands, listening
@@ -42,16 +38,17 @@ from services.scheduler.fleet import Fleet, FleetSettings
 from services.scheduler.judge import judge
 from services.scheduler.keepers import KeeperClient
 from services.scheduler.loading import Loader
-from services.scheduler.memory import Memory, active_again, endpoints_again
+from services.scheduler.memory import Memory
 from services.scheduler.natives import NativeFleet
 from services.scheduler.pods import PodError, PodRuntime
 from services.scheduler.pods.native import NativeRuntime
+from services.scheduler.recall import decode, recall
 from services.scheduler.reconcile import POOL, Reconciler
-from services.scheduler.record import WITHOUT_SPEC, DeposedError, Record, active_subject
+from services.scheduler.record import DeposedError, Record
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.timers import Timers
 from services.scheduler.watching import Watches
-from services.scheduler.world import FunctionName, Instance, Keeper, Object, Spec, World
+from services.scheduler.world import FunctionName, Keeper, Object, Spec, World
 
 log = logging.getLogger(__name__)
 
@@ -63,9 +60,6 @@ _PAUSE_S: Final = 0.2
 
 T = TypeVar("T")
 
-_ACTIVE: Final[msgspec.json.Decoder[Active]] = msgspec.json.Decoder(Active)
-_STATUS: Final = msgspec.json.Decoder(Status)
-_ENDPOINT: Final = msgspec.json.Decoder(Endpoint)
 _BUILD: Final = msgspec.json.Decoder(Build)
 _FACT: Final = msgspec.json.Decoder(PodFact)
 
@@ -195,69 +189,15 @@ class Leader:
         """Read it, however often the bus fails meanwhile."""
         while True:
             try:
-                await self._recall()
+                await recall(self._bus, self.world, self._record, self._memory, self._tell_loss)
             except (BusError, nats.errors.Error, APIError, TimeoutError, DeposedError) as error:
                 log.warning("cannot read yet what is in force: %s", str(error) or "no answer")
                 await asyncio.sleep(_PAUSE_S)
             else:
                 return
 
-    async def _recall(self) -> None:
-        """Read what was decided in earlier terms: from here on only we write it."""
-        await self._record.begin()
-        created = await self._created(ACTIVE.name)
-        if (lost := self._memory.lost(created)) is not None:
-            await self._write_again(lost)
-        for entry in await self._snapshot(ACTIVE.name):
-            if (active := _decode(entry, _ACTIVE)) is not None:
-                self.world.put_active(active)
-                if WITHOUT_SPEC in entry.headers:
-                    kind = str(active.__struct_config__.tag)
-                    self.world.bereft.add((kind, active.namespace, active.name))
-        for entry in await self._snapshot(STATUS.name):
-            if (status := _decode(entry, _STATUS)) is not None:
-                self.world.statuses[status.kind, status.namespace, status.name] = status
-        now = time.monotonic()
-        for entry in await self._snapshot(ENDPOINTS.name):
-            if (endpoint := _decode(entry, _ENDPOINT)) is not None:
-                function_ = self.world.function((endpoint.namespace, endpoint.function))
-                function_.instances[endpoint.instance] = Instance(
-                    endpoint=endpoint, published=True, loaded=now, since=now
-                )
-        self._memory.keep(self.world, created)
-
-    async def _write_again(self, lost: World) -> None:
-        """Write what was in force, and where it serves, on streams that were made anew."""
-        there = {entry.subject for entry in await self._snapshot(ACTIVE.name)}
-        active = [one for one in active_again(lost) if active_subject(one) not in there]
-        endpoints = list(endpoints_again(lost))
-        for endpoint in endpoints:
-            await self._record.publish_endpoint(endpoint)
-        for one in active:
-            await self._record.activate(one, without_spec=True)
-        self._tell(
-            "data-lost",
-            f"NATS has lost its data; {len(active)} objects that were in force and"
-            f" {len(endpoints)} endpoints were written again from memory and serve on;"
-            " specs, uploads and queued invocations could not be: publish the specs again, as by"
-            " `wasmfn apply`",
-            level="warning",
-        )
-
-    async def _created(self, stream: str) -> datetime | None:
-        """Return when a stream was made."""
-        async with self._bus.bounded(_REQUEST_S):
-            return (await self._bus.js.stream_info(stream)).created
-
-    async def _snapshot(self, stream: str) -> tuple[Entry, ...]:
-        updates: AsyncIterator[Update] = follow(self._bus, stream)
-        try:
-            async for update in updates:
-                if isinstance(update, Snapshot):
-                    return update.entries
-        finally:
-            await updates.aclose()  # type: ignore[attr-defined] # it is a generator
-        return ()
+    def _tell_loss(self, message: str) -> None:
+        self._tell("data-lost", message, level="warning")
 
     async def _follow_all(self, parts: asyncio.TaskGroup) -> None:
         """Follow what others write; return when a complete snapshot of each was taken in."""
@@ -323,7 +263,7 @@ class Leader:
         self._record.event(key, what, f"{key[0]} {key[2]}: {text}")
 
     def _put_build(self, entry: Entry, news: bool) -> None:
-        if (build := _decode(entry, _BUILD)) is not None:
+        if (build := decode(entry, _BUILD)) is not None:
             self.world.builds[build.id] = build
             if news:
                 self._reconciler.build_changed(build.id)
@@ -334,7 +274,7 @@ class Leader:
             self.world.builds.pop(tokens["build"], None)
 
     def _put_fact(self, entry: Entry, news: bool) -> None:
-        if (fact := _decode(entry, _FACT)) is not None:
+        if (fact := decode(entry, _FACT)) is not None:
             if fact.labels.get(LABEL_ROLE) == ROLE_FUNCTION:
                 if self._natives is not None:
                     self._natives.told(fact)
@@ -415,12 +355,3 @@ class Leader:
                 term=self._reign.term,
             )
         )
-
-
-def _decode(entry: Entry, decoder: msgspec.json.Decoder[T]) -> T | None:
-    """Return what an entry holds, or None, told in the log, if it is nothing of ours."""
-    try:
-        return decoder.decode(entry.payload)
-    except msgspec.DecodeError as error:
-        log.error("ignoring what is on %s: %s", entry.subject, error)  # noqa: TRY400
-        return None

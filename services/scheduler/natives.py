@@ -16,7 +16,6 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
@@ -26,6 +25,7 @@ from schemas.endpoints import Endpoint
 from schemas.names import new_instance_id
 from schemas.pods import PodFact
 from services.scheduler import scaling
+from services.scheduler.nativepod import NativePod, endpoint_of, is_drained, is_native
 from services.scheduler.pods.deployment import revision_of
 from services.scheduler.pods.native import (
     Native,
@@ -37,59 +37,21 @@ from services.scheduler.pods.native import (
     Workload,
 )
 from services.scheduler.record import Record
-from services.scheduler.world import REPORT_S, FunctionName, Instance, World
+from services.scheduler.world import FunctionName, Instance, World
 
 COME_S: Final = 900.0
 """How long a native may take to serve: its image may be large, and a node may have to come."""
-SLOW_S: Final = 15.0
-"""What takes longer is told of even if the cluster names no reason."""
 SETTLE_S: Final = 1.0
 """How long a native of a new revision must have served before it puts the revision in force: some
 listen first, and fail at what they do next."""
-_LAST_WORDS_S: Final = 15.0
-"""How much later than its node the cluster may say how a container ended, and what it said."""
 _ASK_S: Final = 0.5
 """How often the cluster is asked why it makes no pod."""
 _YOUNG_S: Final = 10.0
 """A native that ends before this age counts as a failed load."""
-_LAST_REPORT_S: Final = REPORT_S + 1.0
-"""After this, routers have told what they still have of an endpoint that was withdrawn."""
-_GRACE_S: Final = 5.0
 
 
 class NativeError(Exception):
     """No native came to serve. The message is one sentence for people."""
-
-
-class _Pod(msgspec.Struct):
-    """What is known of one native, from the cluster and from its node."""
-
-    of: Revision
-    since: float
-    """When it was first heard of (monotonic)."""
-    native: Native | None = None
-    fact: PodFact | None = None
-    heard: float = 0.0
-    """When its node last said anything of it (monotonic)."""
-    instance: str = ""
-    """The one that it serves, or has served."""
-    useless: bool = False
-    """It never served and never will, and whoever waited for it knows why."""
-
-    @property
-    def over(self) -> bool:
-        """Whether its container has ended."""
-        return self.fact is not None and self.fact.phase == "dead"
-
-    @property
-    def ending(self) -> bool:
-        """Whether it was told to end."""
-        return self.native is not None and self.native.ending
-
-    @property
-    def serves(self) -> bool:
-        """Whether it takes requests, as far as is known."""
-        return self.fact is not None and self.fact.ready and not self.over and not self.ending
 
 
 class _Awaited(msgspec.Struct, frozen=True):
@@ -106,7 +68,7 @@ class NativeFleet:
         self._runtime = runtime
         self._world = world
         self._record = record
-        self._pods: dict[str, _Pod] = {}
+        self._pods: dict[str, NativePod] = {}
         self._workloads: dict[Revision, Workload] = {}
         self._awaited: dict[Revision, dict[str, _Awaited]] = {}
         self._died: Counter[Revision] = Counter()
@@ -153,7 +115,7 @@ class NativeFleet:
         if fact.uid not in self._pods and fact.phase == "dead":
             return
         now = time.monotonic()
-        pod = self._pods.setdefault(fact.uid, _Pod(of, now))
+        pod = self._pods.setdefault(fact.uid, NativePod(of, now))
         pod.fact, pod.heard = fact, now
         self.on_function(of[:2])
 
@@ -166,7 +128,7 @@ class NativeFleet:
                 self._gone(uid)
 
     def _seen(self, native: Native) -> None:
-        pod = self._pods.setdefault(native.uid, _Pod(native.of, time.monotonic()))
+        pod = self._pods.setdefault(native.uid, NativePod(native.of, time.monotonic()))
         if pod.native != native:
             pod.native = native
             self.on_function(native.of[:2])
@@ -272,7 +234,7 @@ class NativeFleet:
         for _ in range(min(self._died[of], 8)):
             self._world.function(name).fail(of[2], reason, now)
 
-    def _introduce(self, name: FunctionName, pod: _Pod, now: float) -> None:
+    def _introduce(self, name: FunctionName, pod: NativePod, now: float) -> None:
         """Make a native that has begun to serve an instance of its function."""
         assert pod.fact is not None  # noqa: S101 - its node says that it serves
         active = self._world.active.get(name)
@@ -283,33 +245,20 @@ class NativeFleet:
         for instance, load in awaited.items():
             if not load.endpoint.done():
                 pod.instance = instance
-                load.endpoint.set_result(_endpoint(load.function, instance, pod.fact))
+                load.endpoint.set_result(endpoint_of(load.function, instance, pod.fact))
                 return
         if active is not None and in_force:
             pod.instance = new_instance_id()
             self._world.function(name).instances[pod.instance] = Instance(
-                endpoint=_endpoint(active, pod.instance, pod.fact), loaded=now, since=now
+                endpoint=endpoint_of(active, pod.instance, pod.fact), loaded=now, since=now
             )
 
-    def _explain(self, pod: _Pod, now: float) -> None:
+    def _explain(self, pod: NativePod, now: float) -> None:
         """Say of a native that does not serve why it does not."""
-        trouble = pod.native.trouble if pod.native is not None else ""
-        failed = pod.native is not None and pod.native.failed
-        if pod.over and not failed and now - pod.heard >= _LAST_WORDS_S:
-            assert pod.fact is not None  # noqa: S101 - its node says that it is over
-            failed, trouble = True, pod.fact.reason
+        trouble, failed = pod.trouble(now)
         if failed:
             pod.useless = True
             self._fail(pod.of, trouble)
-        elif not trouble and now - pod.since >= SLOW_S:
-            ran = pod.fact is not None and pod.fact.phase == "running"
-            name = pod.native.name if pod.native is not None else pod.of[1]
-            trouble = (
-                f"the pod {name} runs and does not take connections; is `container.port` right?"
-                if ran
-                else f"the pod {name} is being made; the end of `kubectl describe pod` says how"
-                " far it is"
-            )
         self._world.function(pod.of[:2]).waits = trouble
 
     def _fail(self, of: Revision, why: str) -> None:
@@ -381,42 +330,12 @@ class NativeFleet:
             for one in function.instances.values()
         )
 
-    def _is_done(self, pod: _Pod) -> bool:
+    def _is_done(self, pod: NativePod) -> bool:
         """Whether a native is of no use any more, so that another one can take its place."""
         if not pod.instance:
             return pod.useless
         function = self._world.function(pod.of[:2])
         return pod.instance not in function.instances and pod.instance not in function.loading
 
-    def _of(self, name: FunctionName) -> list[tuple[str, _Pod]]:
+    def _of(self, name: FunctionName) -> list[tuple[str, NativePod]]:
         return [(uid, pod) for uid, pod in self._pods.items() if pod.of[:2] == name]
-
-
-def is_native(endpoint: Endpoint) -> bool:
-    """Whether it is the endpoint of a native: no one there could check a token."""
-    return not endpoint.token
-
-
-def is_drained(withdrawn_s: float, load: int, timeout_s: float) -> bool:
-    """Whether a native whose endpoint was withdrawn so long ago has nothing in flight any more.
-
-    Routers tell what they have of the whole function, so while others serve it nobody knows; then
-    the function's own timeout ends the wait.
-    """
-    return (load == 0 and withdrawn_s >= _LAST_REPORT_S) or withdrawn_s >= timeout_s + _GRACE_S
-
-
-def _endpoint(function: ActiveFunction, instance: str, fact: PodFact) -> Endpoint:
-    return Endpoint(
-        namespace=function.namespace,
-        function=function.name,
-        instance=instance,
-        ip=fact.ip,
-        port=fact.port,
-        pod=fact.uid,
-        node=fact.node,
-        revision=function.revision,
-        concurrency=function.spec.scaling.concurrency,
-        token="",
-        time=datetime.now(UTC),
-    )

@@ -22,7 +22,8 @@ from services.scheduler.fleet import Fleet
 from services.scheduler.judging import Judging
 from services.scheduler.keepers import ControlError, KeeperClient, UnreachableError
 from services.scheduler.loading import Loader
-from services.scheduler.natives import NativeFleet, is_native
+from services.scheduler.nativepod import is_native
+from services.scheduler.natives import NativeFleet
 from services.scheduler.plan import (
     Action,
     Activate,

@@ -11,7 +11,8 @@ from schemas.active import ActiveFunction
 from schemas.endpoints import Endpoint
 from schemas.pods import PodFact
 from schemas.specs import FunctionSpec, Scaling
-from services.scheduler.natives import SETTLE_S, NativeError, NativeFleet, is_drained
+from services.scheduler.nativepod import is_drained
+from services.scheduler.natives import SETTLE_S, NativeError, NativeFleet
 from services.scheduler.pods.native import (
     Native,
     NativeGone,
