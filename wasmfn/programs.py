@@ -41,6 +41,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     layout: Layout
     http: str
     """HOST:PORT of the router."""
+    http_fd: int
+    """Its listener. We hold it too, so that clients wait while the router is started again."""
     nats_url: str
     own_nats: bool
     """Whether the stack runs it."""
@@ -65,7 +67,7 @@ def service_programs(place: Place, notify: str, environ: Mapping[str, str]) -> l
     layout = place.layout
     control, artifact = key_pair(layout, "control"), key_pair(layout, "artifact")
     settings: dict[str, dict[str, object]] = {
-        "router": {"http": place.http, "grace_s": _ROUTER_GRACE_S},
+        "router": {"http": place.http, "http_fd": place.http_fd, "grace_s": _ROUTER_GRACE_S},
         "builder": {
             "grace_s": _GRACE_S,
             "signing_key_file": artifact.private,
@@ -97,6 +99,7 @@ def service_programs(place: Place, notify: str, environ: Mapping[str, str]) -> l
             | {"NOTIFY_SOCKET": notify},
             log=layout.logs / f"{name}.log",
             grace_s=float(str(given["grace_s"])) + _MARGIN_S,
+            inherited=(place.http_fd,) if name == "router" else (),
         )
         for name, given in settings.items()
     ]

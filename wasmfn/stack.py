@@ -35,6 +35,8 @@ FAILED: Final = 5
 INTERRUPTED: Final = 130
 
 _ORPHANS_S: Final = 3.0
+_BACKLOG: Final = 2048
+"""Clients that can wait for a router that is being started again."""
 
 
 class StackOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,10 +93,11 @@ def run(
             held.enter_context(_hold(layout))
             _clean(layout, on_note)
             ensure_keys(layout)
-            place = _place(options, layout)
+            listener = held.enter_context(_listen(options.http))
+            place = _place(options, layout, listener)
         except OSError as error:
             raise _unusable(layout, error) from error
-        return asyncio.run(_run(place, on_ready, on_note))
+        return asyncio.run(_run(place, listener, on_ready, on_note))
 
 
 @contextlib.contextmanager
@@ -126,7 +129,7 @@ def _clean(layout: Layout, on_note: Callable[[str], None]) -> None:
         on_note(f"ended what an earlier `wasmfn up` had left running: {', '.join(what)}")
 
 
-def _place(options: StackOptions, layout: Layout) -> Place:
+def _place(options: StackOptions, layout: Layout, listener: socket.socket) -> Place:
     """Return where this platform is: settle every address before anything starts."""
     nats_url = nats_health = ""
     if options.nats and "@" in options.nats:
@@ -141,7 +144,8 @@ def _place(options: StackOptions, layout: Layout) -> Place:
         nats_url = f"nats://{natsserver.HOST}:{port}"
     return Place(
         layout=layout,
-        http=_free_address(options.http),
+        http=_address(listener),
+        http_fd=listener.fileno(),
         nats_url=options.nats or nats_url,
         own_nats=options.nats is None,
         nats_health=nats_health,
@@ -149,18 +153,17 @@ def _place(options: StackOptions, layout: Layout) -> Place:
     )
 
 
-def _free_address(address: str) -> str:
-    """Return `address` with a port that can be listened on.
+def _listen(address: str) -> socket.socket:
+    """Return a listener at `address`.
 
     Raises:
-        StackError: it cannot.
+        StackError: there can be none.
     """
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.create_server((host, int(port)), family=family) as listener:
-            chosen = listener.getsockname()[1]
+        return socket.create_server((host, int(port)), family=family, backlog=_BACKLOG)
     except (ValueError, OverflowError):
         raise StackError(f"{address} is no HOST:PORT to serve at", REFUSED) from None
     except OSError as error:
@@ -172,7 +175,11 @@ def _free_address(address: str) -> str:
         raise StackError(
             f"cannot serve at http://{address}: {reason}; name another address with --http", REFUSED
         ) from error
-    return f"[{host}]:{chosen}" if ":" in host else f"{host}:{chosen}"
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _unusable(layout: Layout, error: OSError) -> StackError:
@@ -186,7 +193,10 @@ def _unusable(layout: Layout, error: OSError) -> StackError:
 
 
 async def _run(
-    place: Place, on_ready: Callable[[Platform], None], on_note: Callable[[str], None]
+    place: Place,
+    listener: socket.socket,
+    on_ready: Callable[[Platform], None],
+    on_note: Callable[[str], None],
 ) -> int:
     stop, hurry = asyncio.Event(), asyncio.Event()
 
@@ -198,7 +208,7 @@ async def _run(
         # Under nohup a hangup is ignored, and stays so.
         if signal.getsignal(number) is not signal.SIG_IGN:
             loop.add_signal_handler(number, told)
-    tree = Tree(place, on_note)
+    tree = Tree(place, listener, on_note)
     running = asyncio.create_task(tree.run(stop, on_ready))
     hurried = asyncio.create_task(hurry.wait())
     await asyncio.wait({running, hurried}, return_when=asyncio.FIRST_COMPLETED)

@@ -8,6 +8,7 @@ is not started again, because what is wrong then will not pass by itself.
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 from collections import deque
@@ -25,6 +26,9 @@ _PAUSE_MAX_S: Final = 5.0
 _SETTLED_S: Final = 30.0
 """A program that ran this long is started again at once when it ends."""
 _TAIL_BYTES: Final = 8192
+LOG_BYTES: Final = 32 * 1024 * 1024
+"""A longer log is put aside, in the place of the one before."""
+_LOOK_S: Final = 5.0
 
 
 class Program(msgspec.Struct, frozen=True):
@@ -36,6 +40,8 @@ class Program(msgspec.Struct, frozen=True):
     log: Path
     grace_s: float
     """How long it may take to end after SIGTERM."""
+    inherited: tuple[int, ...] = ()
+    """Open files of ours that it gets, under their numbers."""
 
 
 class FailedError(Exception):
@@ -115,6 +121,7 @@ class Supervised:
                 stdout=log,
                 stderr=log,
                 env=self.program.environment,
+                pass_fds=self.program.inherited,
                 # Ctrl-C at a terminal is for us alone: we end them in order.
                 start_new_session=True,
                 cwd="/",
@@ -122,9 +129,11 @@ class Supervised:
         self.started = Started(process.pid, start_ticks(process.pid) or 0)
         self._ended.clear()
         self._on_change()
+        bounding = asyncio.create_task(_bound(self.program.log))
         try:
             await _exit_of(process.pid)
         finally:
+            bounding.cancel()
             # What it left of its group; and when cancelled, itself. Before it is waited
             # for, since until then nobody else can be given its pid.
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -177,6 +186,24 @@ def rotate(log: Path) -> None:
     """Put the last run's log aside as `….1`, so that a log is of one run."""
     with contextlib.suppress(FileNotFoundError):
         log.replace(log.with_name(log.name + ".1"))
+
+
+async def _bound(log: Path) -> None:
+    """Keep a log that is being written from growing for ever."""
+    while True:
+        await asyncio.sleep(_LOOK_S)
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(shorten, log)
+
+
+def shorten(log: Path) -> None:
+    """Put what a long log holds aside as `….1`, and empty it under its writer, which appends.
+
+    A line that is written in between is lost.
+    """
+    if log.stat().st_size > LOG_BYTES:
+        shutil.copyfile(log, log.with_name(log.name + ".1"))
+        os.truncate(log, 0)
 
 
 def last_words(log: Path) -> str:

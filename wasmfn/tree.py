@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import socket
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Final
@@ -38,9 +39,12 @@ _ROOM_BYTES: Final = 16 * 1024 * 1024
 class Tree:
     """The running platform."""
 
-    def __init__(self, place: Place, on_note: Callable[[str], None]) -> None:
-        """Nothing is started yet."""
+    def __init__(
+        self, place: Place, listener: socket.socket, on_note: Callable[[str], None]
+    ) -> None:
+        """Nothing is started yet. `listener` is the router's: closed when that is to end."""
         self._place = place
+        self._listener = listener
         self._layout = place.layout
         self._on_note = on_note
         self._notify = NotifySocket(self._heard)
@@ -212,6 +216,7 @@ class Tree:
 
     async def _end(self) -> None:
         """End everything in order."""
+        self._listener.close()
         for names in STOP_ORDER:
             await asyncio.gather(*(self._parts[name].stop() for name in names))
         await asyncio.to_thread(stop_all, self._layout.pods, _KEEPERS_S)

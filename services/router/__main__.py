@@ -54,7 +54,10 @@ async def main(process: Process, settings: RouterSettings) -> None:
         trusted = networks(settings.trusted_proxies)
     except ValueError as error:
         raise SettingsError(f"setting WASMFN_ROUTER_TRUSTED_PROXIES: {error}") from None
-    listener = listen(settings.http)
+    if settings.http_fd is None:
+        listener = listen(settings.http)
+    else:
+        listener = socket.socket(fileno=settings.http_fd)
     router = new_instance_id()
     serving = process.ready.needs("http", "not listening yet")
     limits = Limits(

@@ -15,6 +15,8 @@ class RouterSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown_
 
     http: str = "127.0.0.1:8080"
     """Where clients are served; port 0 lets the system choose."""
+    http_fd: Annotated[int, Meta(ge=3)] | None = None
+    """A listener there that we were started with; without one we make our own."""
     trusted_proxies: tuple[str, ...] = ()
     """Networks (CIDR) whose X-Forwarded-* headers are believed and added to."""
 

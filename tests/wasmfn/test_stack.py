@@ -169,6 +169,20 @@ def test_a_deployed_function_answers_and_comes_back_after_a_restart(up):
     assert second.pids() == []
 
 
+def test_clients_wait_while_the_router_is_started_again(up):
+    platform = up().ready()
+    platform.deploy("sort")
+    platform.sorts()
+    for _ in range(3):
+        os.kill(platform.pid("router"), signal.SIGKILL)
+        # Nobody is refused, and what is asked is answered when the routes are known again.
+        assert platform.ask("/sort", '{"args":["2","1"]}', timeout_s=30)[0] == 200
+    where = urlsplit(platform.platform.http_url)
+    assert platform.end()[0] == 0
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((where.hostname, where.port))
+
+
 def test_what_dies_is_started_again_and_functions_go_on_answering(up):
     platform = up().ready()
     began = datetime.now(UTC)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from services.pids import start_ticks
+from wasmfn import supervision
 from wasmfn.supervision import FailedError, Program, Supervised, last_words
 
 
@@ -66,6 +67,23 @@ def runs(pid: int) -> bool:
 
 
 SLEEP = "import time; time.sleep(60)"
+
+
+async def test_a_log_that_grows_too_long_is_put_aside_while_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervision, "LOG_BYTES", 100_000)
+    monkeypatch.setattr(supervision, "_LOOK_S", 0.01)
+    log = tmp_path / "log"
+    script = "import time\nwhile True: print('x' * 99, flush=True); time.sleep(0.0001)"
+    async with running(program(tmp_path, script)) as supervised:
+        await supervised.until_running()
+        async with asyncio.timeout(30):
+            while not log.with_name("log.1").exists() or not log.stat().st_size:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    assert log.with_name("log.1").stat().st_size >= 100_000
+    # It goes on at the start: no hole of zeros where the old lines were.
+    assert set(log.read_text()) <= {"x", "\n"}
 
 
 async def test_a_program_that_was_ready_is_started_again_when_it_dies(tmp_path):
