@@ -113,7 +113,8 @@ async def test_a_leader_that_dies_between_its_answer_and_the_endpoint_fails_no_r
     rig: Rig,
 ) -> None:
     await rig.deploy("cold", FUNCTION, scaling={"idle_timeout_s": 0.5})
-    await rig.apply("route", "cold", {"function": "cold", "path": "/cold"})
+    route = await rig.apply("route", "cold", {"function": "cold", "path": "/cold"})
+    await rig.status("cold", "active", route, kind="route")
     await rig.until(lambda: not rig.endpoints("cold"))
     # Demands are answered, and no endpoint can be written down.
     config = (await rig.bus.js.stream_info("ENDPOINTS")).config
