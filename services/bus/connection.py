@@ -183,7 +183,9 @@ class Bus:
             with contextlib.suppress(nats.errors.Error, OSError):
                 await self.nc.flush(timeout=1)
         self._up.clear()  # So that closing is not told as a loss.
-        await self.nc.close()
+        # What it had not sent to a server that has just gone is an error to it.
+        with contextlib.suppress(OSError):
+            await self.nc.close()
 
     async def _connect(self, settings: BusSettings, credentials: dict[str, Any]) -> None:
         await self.nc.connect(
