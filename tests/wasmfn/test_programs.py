@@ -16,6 +16,7 @@ LAYOUT = Layout(Path("/data"))
 PLACE = Place(
     layout=LAYOUT,
     http="127.0.0.1:8080",
+    http_fd=7,
     nats_url="nats://127.0.0.1:4222",
     own_nats=True,
     token_file=LAYOUT.token,
