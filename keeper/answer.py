@@ -41,6 +41,7 @@ import msgspec
 from keeper.call import Outcome
 from schemas.control import PARAMETER_HEADER_PREFIX
 from schemas.specs import Interface
+from schemas.unreadable import UNREADABLE
 
 MAX_ARGUMENTS: Final = 4096
 
@@ -147,7 +148,7 @@ def _from_arguments(program: Program, body: bytes) -> Invocation:
         stdin = arguments.stdin.encode()
     except msgspec.ValidationError as error:
         raise BadRequestError(f'the body must be {{"args": ["…"]}}: {error}') from error
-    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
+    except (UnicodeEncodeError, *UNREADABLE) as error:
         raise BadRequestError(f"the body is not JSON: {error}") from error
     if len(arguments.args) > MAX_ARGUMENTS:
         raise BadRequestError(f"more than {MAX_ARGUMENTS} arguments")

@@ -23,6 +23,7 @@ from keeper.loop import Loop
 from keeper.rehearsal import rehearse
 from schemas.control import InstanceState, LoadReply, LoadRequest, decode_load
 from schemas.specs import MIB
+from schemas.unreadable import UNREADABLE
 
 MAX_LOAD_BYTES: Final = 512 * MIB
 READ_TIMEOUT_S: Final = 10.0
@@ -132,7 +133,7 @@ def _read_request(connection: socket.socket, call: ControlCall) -> tuple[LoadReq
         raise RefusedError("unsigned", "the body is not the one that was signed")
     try:
         request, code = decode_load(memoryview(body))
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise RefusedError("bad-request", f"the body is no load request: {error}") from error
     if request.interface == "http":
         raise RefusedError("bad-request", "interface `http` is not supported yet")

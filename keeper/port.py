@@ -22,6 +22,7 @@ from keeper.spares import Spares
 from keeper.watch import MAX_WATCHERS
 from schemas.control import KeeperHealth, UnloadReply, UnloadRequest, WatchSnapshot
 from schemas.names import sha256_hex
+from schemas.unreadable import UNREADABLE
 
 if TYPE_CHECKING:
     from keeper.supervisor import Supervisor
@@ -177,7 +178,7 @@ class ControlPort:
             raise RefusedError("unsigned", "the body is not the one that was signed")
         try:
             request = msgspec.json.decode(body, type=UnloadRequest)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise RefusedError("bad-request", f"this is no unload request: {error}") from error
         children = self._supervisor.children.values()
         child = next((c for c in children if c.id == request.instance), None)

@@ -162,7 +162,10 @@ def decode_load(body: bytes | memoryview) -> tuple[LoadRequest, memoryview]:
     (length,) = struct.unpack_from(">I", view)
     if len(view) < 4 + length:
         raise msgspec.DecodeError("the body is shorter than its length prefix says")
-    return _decode_request(view[4 : 4 + length]), view[4 + length :]
+    try:
+        return _decode_request(view[4 : 4 + length]), view[4 + length :]
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError(str(error)) from error
 
 
 class DemandRequest(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from schemas.builds import MODULES_BUCKET, UPLOADS_BUCKET, Artifact, artifact_object
 from schemas.names import sha256_hex
 from schemas.signing import artifact_text
+from schemas.unreadable import UNREADABLE
 from services.builder.compile import Compiled
 from services.bus import objects
 from services.bus.connection import Bus
@@ -68,7 +69,7 @@ class Artifacts:
             signature = bytes.fromhex(artifact.signature)
             text = artifact_text(module, engine, artifact.sha256)
             self._key.public_key().verify(signature, text)
-        except (msgspec.DecodeError, ValueError, InvalidSignature):
+        except (ValueError, InvalidSignature, *UNREADABLE):
             return None
         intact = found.size == artifact.size and found.sha256 == artifact.sha256
         return (

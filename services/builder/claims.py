@@ -13,6 +13,7 @@ import msgspec
 from schemas.builds import Artifact, ImageSource, Source, UploadSource, artifact_object, build_id
 from schemas.names import FileName, ImageReference, Sha256
 from schemas.specs import Module
+from schemas.unreadable import UNREADABLE
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -51,7 +52,7 @@ def of_spec(payload: bytes, revision: int) -> Claim:
     """Return what a message on SPECS claims, whose sequence is `revision`."""
     try:
         spec = msgspec.json.decode(payload, type=_Spec)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         return Claim()  # No scheduler can read it either.
     return _claim(spec, revision)
 
@@ -60,7 +61,7 @@ def of_active(payload: bytes) -> Claim:
     """Return what a message on ACTIVE claims."""
     try:
         active = msgspec.json.decode(payload, type=_Active)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         return Claim()
     claim = _claim(active.spec, active.revision)
     objects: frozenset[str] = frozenset()

@@ -24,6 +24,7 @@ from typing import BinaryIO, Final
 
 import msgspec
 
+from schemas.unreadable import UNREADABLE
 from services.builder.errors import Rejected, Unavailable
 from services.pids import is_running, start_ticks
 
@@ -188,7 +189,7 @@ def _text(file: BinaryIO) -> str:
 def _report(said: str) -> _Report:
     try:
         return msgspec.json.decode(said, type=_Report)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return _Report()
 
 

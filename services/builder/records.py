@@ -16,6 +16,7 @@ import nats.errors
 from schemas import subjects
 from schemas.builds import Build
 from schemas.streams import BUILDS
+from schemas.unreadable import UNREADABLE
 from services.bus.connection import Bus
 from services.bus.errors import Conflict
 from services.bus.follow import follow
@@ -96,7 +97,7 @@ class Records:
     def _take(self, entry: Entry) -> None:
         try:
             build = msgspec.json.decode(entry.payload, type=Build)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             log.warning("a build's record cannot be read: %s", error, extra={"on": entry.subject})
             return
         self._put(entry.sequence, build)

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import httpx
 import msgspec
 
+from schemas.unreadable import UNREADABLE
 from services.builder.errors import Rejected, Unavailable
 from services.builder.reference import DOCKER_HUB, Reference, parse
 from services.builder.unpack import (
@@ -118,7 +119,7 @@ def read_credentials(file: Path) -> dict[str, str]:
         }
     except OSError as error:
         raise ValueError(f"cannot read {file}: {error.strerror}") from None
-    except (msgspec.DecodeError, ValueError):
+    except (ValueError, *UNREADABLE):
         raise ValueError(f"{file} is not a Docker configuration with `auths`") from None
 
 

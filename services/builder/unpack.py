@@ -92,7 +92,7 @@ def decode(content: bytes, shape: type[Shape], what: str) -> Shape:
     """Return `content` decoded as `shape`. Raises Rejected, naming `what`, if it is none."""
     try:
         return msgspec.json.decode(content, type=shape)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Rejected(f"{what} is not what the OCI image specification says: {error}") from error
 
 

@@ -14,6 +14,7 @@ import msgspec
 
 from schemas import subjects
 from schemas.streams import LEASES, Lease
+from schemas.unreadable import UNREADABLE
 from services.bus import election
 from services.bus.connection import Bus
 from services.bus.election import Contender, StepDown, Wait, Write
@@ -110,7 +111,7 @@ class _Contest:
     def _observe(self, entry: Entry) -> None:
         try:
             lease = msgspec.json.decode(entry.payload, type=Lease)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             log.error("the lease %s holds what is no lease; ignoring it", self._name)  # noqa: TRY400
             lease = Lease("?", self._me.top_term)
         self._me = election.observe(self._me, entry.sequence, lease, time.monotonic())

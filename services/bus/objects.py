@@ -19,6 +19,7 @@ import nats.errors
 from nats.js import api
 from nats.js import errors as js_errors
 
+from schemas.unreadable import UNREADABLE
 from services.bus.connection import Bus
 from services.bus.errors import BusError, BusRefused, BusUnavailable
 from services.bus.feed import FeedLost, open_feed
@@ -150,7 +151,7 @@ async def list_all(bus: Bus, bucket: str, *, deadline_s: float = DEADLINE_S) -> 
             raise BusUnavailable(doing, deadline_s, str(lost)) from lost
     found = []
     for entry in entries:
-        with contextlib.suppress(msgspec.DecodeError):
+        with contextlib.suppress(*UNREADABLE):
             told = msgspec.json.decode(entry.payload, type=Object)
             if not told.deleted:
                 found.append(Listed(told.name, entry.time))
@@ -199,7 +200,7 @@ async def _find(bus: Bus, bucket: str, name: str) -> Object | None:
         return None
     try:
         found = msgspec.json.decode(message, type=Object)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise ObjectUnusable(bucket, name, "has a description that cannot be read") from error
     return None if found.deleted else found
 

@@ -18,6 +18,7 @@ from kubernetes_asyncio import config
 from kubernetes_asyncio.client import ApiClient, Configuration
 from kubernetes_asyncio.client.exceptions import OpenApiException
 
+from schemas.unreadable import UNREADABLE
 from services.kubernetes.objects import GONE, ListMetadata, Problem, WatchEvent
 
 log = logging.getLogger(__name__)
@@ -162,7 +163,7 @@ def decode(data: bytes | msgspec.Raw, what: type[T]) -> T:
     """
     try:
         return msgspec.json.decode(data, type=what)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise ApiError(
             f"the API server says something that is no {what.__name__}: {error}"
         ) from error
@@ -192,7 +193,7 @@ async def _check(response: aiohttp.ClientResponse) -> None:
     body = await _read(response, _MAX_LINE_BYTES)
     try:
         said = msgspec.json.decode(body, type=Problem).message
-    except msgspec.DecodeError:
+    except UNREADABLE:
         said = body[:500].decode("utf-8", "replace")
     raise ApiError(f"the API server answers {response.status}: {said}", response.status)
 

@@ -12,6 +12,7 @@ from typing import Final, Literal
 import msgspec
 
 from schemas.events import Level, LogLine
+from schemas.unreadable import UNREADABLE
 
 RATE_PER_S: Final = 500.0
 """Lines of one function that get through each second, over time."""
@@ -53,7 +54,7 @@ def parse(raw: bytes, namespace: str) -> LogLine | None:
     """
     try:
         line = _decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise GarbageError(str(error)) from None
     if not line.function:
         return None

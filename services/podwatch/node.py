@@ -19,6 +19,7 @@ from schemas import subjects
 from schemas.events import NO_NAMESPACE, Event, new_event
 from schemas.pods import LABEL_NAMESPACE, LABEL_ROLE, ROLE_FUNCTION, PodFact
 from schemas.streams import PODS
+from schemas.unreadable import UNREADABLE
 from services.bus.connection import Bus
 from services.bus.events import EventLog
 from services.bus.follow import follow
@@ -110,7 +111,7 @@ class Node:
         """Take what the stream says of one pod; return its uid if that is news."""
         try:
             fact = msgspec.json.decode(entry.payload, type=PodFact)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             log.warning("garbage on %s: %s", entry.subject, error)
             return None
         if entry.subject != subjects.PODS.subject(node=self._name, uid=fact.uid):

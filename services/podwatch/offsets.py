@@ -7,6 +7,8 @@ from typing import Final
 
 import msgspec
 
+from schemas.unreadable import UNREADABLE
+
 log = logging.getLogger(__name__)
 
 _SAVE_EVERY_S: Final = 0.5
@@ -34,7 +36,7 @@ class Offsets:
             self._positions = msgspec.json.decode(file.read_bytes(), type=dict[str, Position])
         except FileNotFoundError:
             self._positions = {}
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, *UNREADABLE) as error:
             log.warning("logs are read from their beginning: %s: %s", file, error)
             self._positions = {}
 

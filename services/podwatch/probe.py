@@ -19,6 +19,7 @@ import httptools
 import msgspec
 
 from schemas.control import KeeperHealth
+from schemas.unreadable import UNREADABLE
 
 _ANSWER_S: Final = 2.0
 """How long to hold a connection before trying another one: it may lead to nobody by now."""
@@ -92,7 +93,7 @@ async def ask(ip: str, port: int, timeout_s: float = _ANSWER_S) -> KeeperHealth:
         raise ProbeError(f"it answers with status {answer.status}")
     try:
         return msgspec.json.decode(answer.body, type=KeeperHealth)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise ProbeError(f"it does not answer as a keeper does: {error}") from error
 
 

@@ -13,6 +13,7 @@ import nats.errors
 import prometheus_client
 
 from schemas.streams import LEASES, Lease
+from schemas.unreadable import UNREADABLE
 from services.bus.connection import Bus, connect
 from services.bus.errors import BusError
 from services.bus.events import event_log
@@ -142,7 +143,7 @@ async def _see_leaders(bus: Bus, holder: str, ready: Callable[[], None]) -> None
     """
     async for update in follow(bus, LEASES.name):
         if isinstance(update, Put):
-            with contextlib.suppress(msgspec.DecodeError):
+            with contextlib.suppress(*UNREADABLE):
                 lease = msgspec.json.decode(update.entry.payload, type=Lease)
                 if lease.holder and not lease.holder.startswith(f"{holder}/"):
                     ready()

@@ -21,6 +21,7 @@ from schemas import subjects
 from schemas.active import ActiveFunction
 from schemas.control import Activity, DemandMet, DemandRefused, DemandReply, DemandRequest
 from schemas.endpoints import Endpoint
+from schemas.unreadable import UNREADABLE
 from services.bus.connection import Bus, settle
 from services.scheduler import scaling
 from services.scheduler.audience import Audience
@@ -206,7 +207,7 @@ async def listening(bus: Bus, demands: Demands, audience: Audience) -> AsyncIter
     async def activity(message: Msg) -> None:
         try:
             said = _ACTIVITY.decode(message.data)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             log.warning("ignoring what is no report of a router: %s", error)
             return
         audience.heard(said.router, said.active_sequence, time.monotonic())
@@ -250,7 +251,7 @@ async def _reply(demands: Demands, message: Msg) -> DemandReply:
         return DemandRefused("this is no function's name", 60.0)
     try:
         request = _REQUEST.decode(message.data)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         return DemandRefused(f"this is no demand: {error}", 60.0)
     reply = await demands.answer((tokens["namespace"], tokens["function"]), request)
     DEMANDS.labels("met" if isinstance(reply, DemandMet) else "refused").inc()

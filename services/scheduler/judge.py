@@ -23,6 +23,7 @@ from schemas.specs import (
     UnknownKindError,
     decode_spec,
 )
+from schemas.unreadable import UNREADABLE
 from services.bus.applications import Applications
 from services.scheduler.schedule import schedule_problem
 from services.scheduler.subjects import subject_problem
@@ -81,7 +82,7 @@ def judge(
     verdict = _judge(kind, namespace, name, payload, applications)
     if not isinstance(verdict, Rejected):
         return verdict
-    return Rejected(_shortened(verdict.message), verdict.field and _shortened(verdict.field))
+    return Rejected(_told(verdict.message), verdict.field and _told(verdict.field))
 
 
 def _judge(
@@ -100,10 +101,8 @@ def _judge(
         return Rejected(str(error))
     except msgspec.ValidationError as error:
         return _explain(str(error), payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         return Rejected(f"the spec is not JSON: {error}")
-    except RecursionError:
-        return Rejected("the spec is nested too deeply")
     if isinstance(spec, TimerSpec) and (wrong := schedule_problem(spec)) is not None:
         return Rejected(wrong[1], field=wrong[0])
     if (wrong := subject_problem(spec, applications)) is not None:
@@ -231,7 +230,7 @@ def _look_up(payload: bytes, path: str) -> Any:
     """Return the value at a path that msgspec named in `payload`, or None."""
     try:
         value = msgspec.json.decode(payload)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         return None
     for name, index in _STEP.findall(path.removeprefix("$")):
         try:
@@ -239,6 +238,11 @@ def _look_up(payload: bytes, path: str) -> Any:
         except (KeyError, IndexError, TypeError):
             return None
     return value
+
+
+def _told(text: str) -> str:
+    """Return `text`, which may quote its author, as it may be shown on anybody's terminal."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in _shortened(text))
 
 
 def _quote(value: Any) -> str:

@@ -33,6 +33,7 @@ from schemas.control import (
 )
 from schemas.pods import PodFact
 from schemas.signing import SIGNATURE_HEADER, SIGNED_HEADER, Claims, control_text
+from schemas.unreadable import UNREADABLE
 
 LOAD_S: Final = 10.0
 UNLOAD_S: Final = 5.0
@@ -111,7 +112,7 @@ class KeeperClient:
                 for line in lines:
                     try:
                         yield decode(line)
-                    except msgspec.DecodeError as error:
+                    except UNREADABLE as error:
                         raise UnreachableError(
                             f"the keeper {keeper.uid} sends what is no watch line: {error}"
                         ) from error
@@ -141,7 +142,7 @@ class KeeperClient:
         try:
             # A busy instance answers 409 with its reply, and a keeper 409 with a problem.
             return msgspec.json.decode(content, type=reply)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             raise _refusal(answer.status, content) from None
 
     def _head(self, keeper: PodFact, method: str, path: str, length: int, digest: str) -> bytes:
@@ -225,7 +226,7 @@ async def _exchange(keeper: PodFact, head: bytes, body: bytes) -> AsyncIterator[
 def _refusal(status: int, body: bytes) -> Exception:
     try:
         problem = msgspec.json.decode(body, type=Problem)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return UnreachableError(f"the keeper answered {status} without saying why")
     return ControlError(problem.problem, problem.message)
 

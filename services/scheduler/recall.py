@@ -17,6 +17,7 @@ from schemas.active import Active
 from schemas.endpoints import Endpoint
 from schemas.status import Status
 from schemas.streams import ACTIVE, ENDPOINTS, STATUS
+from schemas.unreadable import UNREADABLE
 from services.bus.connection import Bus
 from services.bus.follow import follow
 from services.bus.state import Entry, Snapshot, Update
@@ -106,6 +107,6 @@ def decode(entry: Entry, decoder: msgspec.json.Decoder[T]) -> T | None:
     """Return what an entry holds, or None, told in the log, if it is nothing of ours."""
     try:
         return decoder.decode(entry.payload)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         log.error("ignoring what is on %s: %s", entry.subject, error)  # noqa: TRY400
         return None

@@ -15,6 +15,7 @@ from schemas import subjects
 from schemas.active import ActiveFunction
 from schemas.builds import BuildReply, BuildRequest, Source, build_id
 from schemas.control import UnloadReply, UnloadRequest
+from schemas.unreadable import UNREADABLE
 from services.bus.connection import Bus
 from services.bus.errors import BusError
 from services.scheduler.artifacts import ArtifactError, Artifacts
@@ -207,7 +208,7 @@ class Reconciler:
                 subjects.BUILD_REQUESTS.subject(), msgspec.json.encode(request), timeout=_BUILDER_S
             )
             reply = msgspec.json.decode(answer.data, type=BuildReply)
-        except (nats.errors.Error, msgspec.DecodeError) as error:
+        except (nats.errors.Error, *UNREADABLE) as error:
             function.builder_silent = True
             raise BuilderError(f"the builder does not answer: {error}") from error
         if reply.error is not None or reply.build is None:

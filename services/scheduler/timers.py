@@ -19,6 +19,7 @@ from schemas.active import ActiveTimer
 from schemas.invocations import Invocation, invocation_id
 from schemas.names import new_correlation_id
 from schemas.streams import TIMERS, TimerMark
+from schemas.unreadable import UNREADABLE
 from services.bus.connection import Bus
 from services.bus.errors import BusError
 from services.bus.feed import FeedLost, open_feed
@@ -88,7 +89,7 @@ class Timers:
                         if tokens is not None and entry.payload:
                             mark = msgspec.json.decode(entry.payload, type=TimerMark)
                             self._marks[tokens["namespace"], tokens["name"]] = mark
-            except (FeedLost, TimeoutError, msgspec.DecodeError) as error:
+            except (FeedLost, TimeoutError, *UNREADABLE) as error:
                 log.warning("the marks of the timers are read again: %s", error)
                 await asyncio.sleep(_LOOK_S)
             else:

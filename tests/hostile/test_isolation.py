@@ -10,7 +10,9 @@ import json
 import os
 import re
 import resource
+import select
 import socket
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -174,6 +176,47 @@ def test_its_neighbour_notices_nothing(
     assert neighbour.run()["status"] == 0
     assert other.run("2", "1")["output"] == ["1 2"]
     assert keeper.http("GET", "/healthz")[0] == 200
+
+
+def channel_of(pid: int) -> socket.socket:
+    """Return the socket on which the child `pid` speaks with its supervisor."""
+    held = os.pidfd_open(pid)
+    try:
+        for name in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208 - names only
+            if (taken := _libc.syscall(438, held, int(name), 0)) < 0:
+                continue
+            mode = os.fstat(taken).st_mode
+            if stat.S_ISSOCK(mode):
+                found = socket.socket(fileno=taken)
+                if found.type == socket.SOCK_SEQPACKET:
+                    return found
+                found.close()
+            else:
+                os.close(taken)
+    finally:
+        os.close(held)
+    raise AssertionError("the child has no channel")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="must be able to speak in a child's name")
+@pytest.mark.parametrize(
+    "nonsense",
+    [b"{", b'{"type":"\xff"}', b'{"type":"serving","x":' + b"[" * 30_000, b'{"type":"agreed"}'],
+    ids=["no-json", "no-utf-8", "deep", "other-json"],
+)
+def test_what_no_child_says_ends_who_said_it_and_nobody_else(
+    keeper: Keeper, neighbour: Loaded, nonsense: bytes
+) -> None:
+    taken_over = keeper.load("echo", interface="stdin")
+    gone = os.pidfd_open(taken_over.reply.pid)
+    try:
+        with channel_of(taken_over.reply.pid) as channel:
+            channel.send(nonsense)
+        assert select.select([gone], [], [], 30)[0]
+    finally:
+        os.close(gone)
+    assert keeper.http("GET", "/healthz")[0] == 200
+    assert neighbour.run()["status"] == 0
 
 
 def test_descriptors_and_memory_files_end_at_their_limits(keeper: Keeper) -> None:

@@ -24,6 +24,7 @@ import grpc.aio
 import msgspec
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import DecodeError
 
 from schemas.pods import CONTAINERS, LABEL_ROLE
 from services.podwatch.cri import api_pb2 as cri
@@ -263,9 +264,13 @@ def tells_everyone(runtime_name: str, version: str) -> bool:
 
 def _change(envelope: events_pb2.Envelope) -> Change | None:
     """Return what an event of containerd says; None if it is of a process beside the first."""
-    if envelope.topic == _START:
-        return Change(task_pb2.TaskStart.FromString(envelope.event.value).container_id, "started")
-    ended = task_pb2.TaskExit.FromString(envelope.event.value)
+    try:
+        if envelope.topic == _START:
+            begun = task_pb2.TaskStart.FromString(envelope.event.value)
+            return Change(begun.container_id, "started")
+        ended = task_pb2.TaskExit.FromString(envelope.event.value)
+    except DecodeError as error:
+        raise RuntimeTrouble(f"an event cannot be read: {error}") from error
     return Change(ended.container_id, "ended") if ended.id == ended.container_id else None
 
 

@@ -11,6 +11,7 @@ from nats.aio.msg import Msg
 
 from schemas.invocations import CancelRequest, DeadRequest
 from schemas.subjects import Template
+from schemas.unreadable import UNREADABLE
 from services.bus.connection import Bus
 from services.router.asynchronous.store import Name
 
@@ -52,7 +53,7 @@ async def answering(
         tokens = template.parse(msg.subject)
         try:
             request = msgspec.json.decode(msg.data, type=asked)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             reply = refusal(f"that is no such request: {error}")
         else:
             assert tokens is not None  # noqa: S101 - it came by a subscription to this family

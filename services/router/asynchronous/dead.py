@@ -18,6 +18,7 @@ from schemas import subjects
 from schemas.events import NO_NAMESPACE, Event, new_event
 from schemas.invocations import DeadLetter, DeadReply, DeadRequest, Invocation, location
 from schemas.streams import DAY_S, DEAD
+from schemas.unreadable import UNREADABLE
 from services.bus.connection import Bus
 from services.bus.errors import BusError
 from services.bus.feed import FeedLost, open_feed
@@ -51,7 +52,7 @@ class DeadLetters:
         letters: list[DeadLetter] = []
         async with self._entries(namespace, function) as entries:
             async for entry in entries:
-                with contextlib.suppress(msgspec.DecodeError):
+                with contextlib.suppress(*UNREADABLE):
                     letters.append(bodiless(msgspec.json.decode(entry.payload, type=DeadLetter)))
                 if len(letters) >= LISTED:
                     break

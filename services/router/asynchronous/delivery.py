@@ -27,6 +27,7 @@ from schemas.events import Event, Level, new_event
 from schemas.invocations import FINAL, Answer, Attempt, DeadLetter, Invocation, Result
 from schemas.specs import Asynchronous
 from schemas.subjects import INVOCATIONS
+from schemas.unreadable import UNREADABLE
 from services.bus.errors import BusUnavailable, Conflict
 from services.router.asynchronous import outlet, policy
 from services.router.asynchronous.execution import Unanswered
@@ -144,7 +145,7 @@ class Deliveries:
         """Return None once the message may leave the queue, or when to deliver it again."""
         try:
             invocation = msgspec.json.decode(msg.data, type=Invocation)
-        except (msgspec.DecodeError, ValueError) as error:
+        except (ValueError, *UNREADABLE) as error:
             await self._bury_unreadable(msg, str(error))
             return None
         number = msg.number

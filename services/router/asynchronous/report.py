@@ -6,6 +6,7 @@ import msgspec
 
 from schemas.invocations import Answer, Attempt, DeadLetter, Invocation, Result, State
 from schemas.specs import Interface
+from schemas.unreadable import UNREADABLE
 from services.router.asynchronous.policy import Dead
 
 _ERROR_CHARACTERS = 300
@@ -101,6 +102,6 @@ def _failed_run(answer: Answer) -> str | None:
         return "see its output" if answer.body.startswith(b'{"status":1') else None
     try:
         run = msgspec.json.decode(answer.body, type=_Run)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None
     return (run.error or "see its output") if run.status else None

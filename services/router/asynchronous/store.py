@@ -15,6 +15,7 @@ from nats.js import errors as js_errors
 
 from schemas.invocations import DeadLetter, Invocation, Result
 from schemas.streams import DEAD, INVOCATIONS, RESULTS, Stream
+from schemas.unreadable import UNREADABLE
 from services.bus.connection import Bus
 from services.bus.enqueue import enqueue
 from services.bus.errors import BusRefused, BusUnavailable
@@ -181,7 +182,7 @@ class Store:
             return None
         try:
             return msgspec.json.decode(raw.data, type=of), raw.seq or 0
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return None
 
 

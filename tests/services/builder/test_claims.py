@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from schemas.active import ActiveFunction
@@ -50,6 +50,8 @@ def test_what_is_in_force_claims_its_build_and_its_artifact():
 
 
 @given(st.binary(max_size=200))
+@example(b'{"\xff": 1}')
+@example(b'{"x": ' + b"[" * 5000)
 def test_garbage_claims_nothing_and_does_no_harm(payload: bytes):
     assert isinstance(of_spec(payload, 1), Claim)
     assert isinstance(of_active(payload), Claim)

@@ -44,7 +44,8 @@ def test_a_line_of_the_keeper_itself_is_not_passed_on():
 @pytest.mark.parametrize(
     "line",
     [b"", b"Traceback", b"{", b"[]", b"\xff\xfe", raw(level="loud"), raw(time="noon"),
-     raw(text=7), raw(stream="stdout"), raw(namespace="")],
+     raw(text=7), raw(stream="stdout"), raw(namespace=""),
+     raw()[:-1] + b',"x":' + b"[" * 5000, raw().replace(b"hello", b"\xff")],
 )  # fmt: skip
 def test_whatever_no_keeper_writes_is_garbage(line):
     with pytest.raises(GarbageError):

@@ -50,11 +50,16 @@ async def test_the_health_of_a_keeper_is_read():
         http(ANSWER, b"503 Service Unavailable"),
         http(b"{}"),
         http(b"\xff"),
+        http(ANSWER.replace(b"u1", b"\xff")),
+        http(ANSWER[:-1] + b',"x":' + b"[" * 5000),
         http(b"x" * 20_000),
         b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 10_000,
     ],
-    ids=["nothing", "no-http", "status", "other-json", "no-json", "large", "endless-head"],
-)
+    ids=[
+        "nothing", "no-http", "status", "other-json", "no-json", "no-utf-8", "deep", "large",
+        "endless-head",
+    ],
+)  # fmt: skip
 async def test_whatever_is_no_keeper_is_a_probe_error(answer):
     async with Answering(answer) as server:
         with pytest.raises(ProbeError):

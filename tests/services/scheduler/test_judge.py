@@ -40,6 +40,18 @@ def test_no_json_makes_it_raise_and_every_refusal_says_something(
         assert verdict.field is None or verdict.field.startswith("$")
 
 
+def test_a_wrong_field_before_bytes_that_are_no_text_is_a_refusal_too() -> None:
+    payload = b'{"module": {"sha256": "zz"}, "x": "\xff"}'
+    assert isinstance(judge("function", "default", "f", payload), Rejected)
+
+
+def test_what_is_said_of_a_spec_does_nothing_to_a_terminal() -> None:
+    refused = judge("function", "default", "f", b'{"\\u001b[2J\\n": 1}')
+    assert isinstance(refused, Rejected)
+    assert refused.message.isprintable()
+    assert (refused.field or "").isprintable()
+
+
 def test_json_nested_without_end_is_refused() -> None:
     for payload in (b"[" * 100_000, b'{"module":' * 100_000):
         assert isinstance(judge("function", "default", "f", payload), Rejected)

@@ -22,6 +22,8 @@ def answer(status: int, body: bytes, content_type: str = "application/json") -> 
         (answer(200, b'{"status":1,"error":"trap"}'), "args", "failed", 500),
         (answer(200, b'{"status":1}', "text/plain"), "args", "done", 200),
         (answer(200, b'{"status":1}'), "stdin", "done", 200),
+        (answer(200, b'{"status":1,"error":"\xff"}'), "args", "done", 200),
+        (answer(200, b'{"status":1,"x":' + b"[" * 5000), "args", "done", 200),
         (answer(204, b""), "wagi", "done", 204),
         (answer(302, b""), "wagi", "failed", 302),
         (answer(400, b'{"status":1}'), "args", "failed", 400),
