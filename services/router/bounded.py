@@ -248,6 +248,7 @@ class BoundedConnection(HttpToolsProtocol, ABC):
         if self.transport.can_write_eof():
             # Half-closed: a full close with unread input would reset the answer away.
             self.transport.write_eof()
+            self.flow.resume_reading()
             self._deadline.within(LINGER_S)
         else:
             self.transport.close()
@@ -262,8 +263,11 @@ class BoundedConnection(HttpToolsProtocol, ABC):
         if found is None:
             return False
         host, self.url = found
-        self.headers[:] = [header for header in self.headers if header[0] != b"host"]
-        self.headers.append((b"host", host))
+        given = sum(name == b"host" for name, _ in self.headers)
+        # None or two are no less wrong beside such a target (RFC 9112, section 3.2).
+        if given == 1 or (not given and self.parser.get_http_version() == "1.0"):
+            self.headers[:] = [header for header in self.headers if header[0] != b"host"]
+            self.headers.append((b"host", host))
         return True
 
     # Time.

@@ -313,24 +313,38 @@ def read_answer(status: int, headers: Sequence[Header]) -> Answer:
         raise ValueError(f"status {status}")
     listed = connection_options(headers)
     out: list[Header] = []
-    length: int | None = None
+    length = _answer_length(headers)
     reason = b""
     for name, value in headers:
-        if name == b"content-length":
-            if length is not None or not _LENGTH.match(value):
-                raise ValueError("conflicting Content-Length")
-            length = int(value)
-        elif name == _REASON:
+        if name == _REASON:
             reason = value
-            continue
-        elif name in _HOP_BY_HOP or name in listed or name in (b"date", b"x-request-id", _INSTANCE):
-            continue
-        out.append((name, value))
+        elif not (
+            name in _HOP_BY_HOP or name in listed or name in (b"date", b"x-request-id", _INSTANCE)
+        ):
+            out.append((name, value))
     if status in (204, 304):
         # Must not be there in a 204, may be left out of a 304 (RFC 9110, section 8.6).
         out = [header for header in out if header[0] != b"content-length"]
         length = 0
     return Answer(status, out, length, reason if status == 421 else b"")
+
+
+def _answer_length(headers: Sequence[Header]) -> int | None:
+    """Return how long an answer's body is, or None if that is not announced.
+
+    Raises:
+        ValueError: two readers of it might find two different ends.
+    """
+    lengths = [value for name, value in headers if name == b"content-length"]
+    codings = [value for name, value in headers if name == b"transfer-encoding"]
+    # Nobody here undoes another coding, and that there was one is not passed on.
+    if codings and (lengths or len(codings) > 1 or codings[0].strip().lower() != b"chunked"):
+        raise ValueError("the body is framed by more than a single `chunked`")
+    if not lengths:
+        return None
+    if len(lengths) > 1 or not _LENGTH.match(lengths[0]):
+        raise ValueError("conflicting Content-Length")
+    return int(lengths[0])
 
 
 def networks(texts: Iterable[str]) -> tuple[Network, ...]:

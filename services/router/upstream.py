@@ -266,6 +266,8 @@ class Connection(asyncio.Protocol):
         self._ended = self._head_only
 
     def on_body(self, data: bytes) -> None:
+        if self._interim:
+            raise ValueError("an interim answer with a body")
         if self._ended:
             self._broken = True
         else:

@@ -165,10 +165,15 @@ def test_an_answer_loses_what_was_meant_for_the_router() -> None:
 
 @pytest.mark.parametrize(
     ("status", "headers"),
-    [(101, []), (600, []), (200, [(b"content-length", b"1"), (b"content-length", b"2")])],
-)
+    [
+        (101, []), (600, []), (200, [(b"content-length", b"1"), (b"content-length", b"2")]),
+        (200, [(b"transfer-encoding", b"gzip, chunked")]),
+        (200, [(b"transfer-encoding", b"chunked"), (b"transfer-encoding", b"chunked")]),
+        (200, [(b"transfer-encoding", b"chunked"), (b"content-length", b"1")]),
+    ],
+)  # fmt: skip
 def test_an_answer_that_must_not_be_passed_on_is_refused(
     status: int, headers: list[tuple[bytes, bytes]]
 ) -> None:
-    with pytest.raises(ValueError, match=r"status|Content-Length"):
+    with pytest.raises(ValueError, match=r"status|Content-Length|chunked"):
         read_answer(status, headers)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.router.exchange import Exchange
+from services.router.exchange import CallFailed, Exchange
 from services.router.limits import RELAY_BYTES
 from services.router.pool import ConnectFailed, Pool
 from services.router.upstream import Connection
@@ -117,3 +117,20 @@ async def test_a_port_that_is_connected_to_itself_counts_as_refused(
     with pytest.raises(ConnectFailed) as refused:
         await pool.connect(Instance("f", echo, port=port).endpoint)
     assert refused.value.failure == "refused"
+
+
+async def test_an_interim_answer_with_a_body_is_malformed_and_its_body_is_nobodys(
+    pool: Pool, instance: Instance
+) -> None:
+    connection = await pool.connect(instance.endpoint)
+    exchange = Exchange(connection)
+    connection.start(exchange, "GET", GET)
+    connection.finish()
+    connection.data_received(
+        b"HTTP/1.1 103 Early Hints\r\ncontent-length: 1\r\n\r\n"
+        b"aHTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nb"
+    )
+    with pytest.raises(CallFailed) as failed:
+        await exchange.head()
+    assert failed.value.failure == "malformed"
+    assert pool.idle() == 0
