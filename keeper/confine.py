@@ -37,6 +37,7 @@ _FILE_RIGHTS: Final = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 """How many access rights for files each version of Landlock knows, from bit 0 on."""
 
 _CLONE_THREAD: Final = 0x10000
+_MSG_FASTOPEN: Final = 0x20000000
 _PROT_EXEC: Final = 4
 
 _ALLOWED: Final = [
@@ -45,7 +46,7 @@ _ALLOWED: Final = [
     "readlink", "readlinkat", "dup2", "dup3", "memfd_create", "pipe2", "eventfd2", "epoll_create1",
     "epoll_ctl", "epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "ppoll", "select",
     "pselect6", "timerfd_create", "timerfd_settime", "listen", "accept", "accept4", "recvfrom",
-    "recvmsg", "sendto", "sendmsg", "shutdown", "getsockname", "getpeername", "getsockopt",
+    "recvmsg", "shutdown", "getsockname", "getpeername", "getsockopt",
     "setsockopt", "munmap", "mremap", "madvise", "brk", "membarrier",
     "futex", "set_robust_list", "get_robust_list", "rseq", "set_tid_address", "gettid",
     "getpid", "getppid", "getuid", "geteuid", "getgid", "getegid", "sched_yield",
@@ -64,6 +65,9 @@ def compile_filter() -> bytes:
     # No page becomes executable any more: code is mapped before this.
     rules.allow("mmap", masked(2, _PROT_EXEC, 0))
     rules.allow("mprotect", masked(2, _PROT_EXEC, 0))
+    # A listener that was shut down could be connected to anything by sending (tcp(7)).
+    rules.allow("sendto", masked(3, _MSG_FASTOPEN, 0))
+    rules.allow("sendmsg", masked(2, _MSG_FASTOPEN, 0))
     # Limits may be read (libc sizes thread stacks by them), not set.
     rules.allow("prlimit64", equals(2, 0))
     # Threads, but no processes. clone3 hides its flags in memory: with ENOSYS

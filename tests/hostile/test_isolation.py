@@ -5,6 +5,7 @@ is, against a real keeper with functions loaded. What real children are is looke
 at from outside.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -21,6 +22,7 @@ import pytest
 
 from keeper import confine
 from schemas.names import new_instance_id
+from tests.conftest import NatsServer
 from tests.keeper.conftest import Compiler, Keeper, Loaded
 from tests.keeper.memory import in_memory
 
@@ -86,10 +88,23 @@ def take_port(spare: socket.socket, loaded: Loaded) -> None:
     spare.bind((loaded.reply.ip, loaded.reply.port))
 
 
+def send_to(listener: socket.socket, port: int) -> None:
+    """Connect a listener, which every child has, by sending: TCP Fast Open needs no `connect`."""
+    with contextlib.suppress(OSError):  # it was shut down by the attack before
+        listener.shutdown(socket.SHUT_RDWR)
+    listener.sendto(b"x", socket.MSG_FASTOPEN, ("127.0.0.1", port))
+
+
+def send_message_to(listener: socket.socket, port: int) -> None:
+    with contextlib.suppress(OSError):
+        listener.shutdown(socket.SHUT_RDWR)
+    listener.sendmsg([b"x"], [], socket.MSG_FASTOPEN, ("127.0.0.1", port))
+
+
 def attacks(
-    keeper: Keeper, loaded: Loaded, spare: socket.socket
+    keeper: Keeper, loaded: Loaded, spare: socket.socket, listener: socket.socket, nats: int
 ) -> dict[str, Callable[[], object]]:
-    """Return them by name. `spare` is a socket, which no child has."""
+    """Return them by name. `spare` is a socket, which no child has; `nats` is a port."""
     pid, zygote, supervisor = loaded.reply.pid, keeper.zygote, keeper.process.pid
     artifact = next(path for path in keeper.cache.rglob("*") if path.is_file())
     return {
@@ -109,6 +124,11 @@ def attacks(
         "call it": lambda: spare.connect((loaded.reply.ip, loaded.reply.port)),
         "call the control port": lambda: spare.connect(("127.0.0.1", keeper.port)),
         "call by another socket": lambda: socket.create_connection(("127.0.0.1", keeper.port)),
+        "call the control port by sending": lambda: send_to(listener, keeper.port),
+        "call the control port by a message": lambda: send_message_to(listener, keeper.port),
+        "call NATS": lambda: spare.connect(("127.0.0.1", nats)),
+        "call NATS by another socket": lambda: socket.create_connection(("127.0.0.1", nats)),
+        "call NATS by sending": lambda: send_to(listener, nats),
         "alter an artifact": lambda: artifact.open("r+b"),
         "replace an artifact": lambda: artifact.rename(artifact.with_suffix(".old")),
         "add an artifact": lambda: artifact.with_suffix(".new").write_bytes(b"forged"),
@@ -124,7 +144,9 @@ ATTACKS = (
     "read its environment", "trace it", "take its descriptors", "signal it", "signal the zygote",
     "read the supervisor's memory", "signal the supervisor",
     "change its limits", "slow it", "take its port", "call it",
-    "call the control port", "call by another socket", "alter an artifact", "replace an artifact",
+    "call the control port", "call by another socket", "call the control port by sending",
+    "call the control port by a message", "call NATS", "call NATS by another socket",
+    "call NATS by sending", "alter an artifact", "replace an artifact",
     "add an artifact", "read the keys", "fork", "raise its own limits", "leave its group",
 )  # fmt: skip
 
@@ -157,12 +179,32 @@ def outcome(action: Callable[[], object]) -> str:
 
 
 @pytest.fixture(scope="module")
-def outcomes(keeper: Keeper, neighbour: Loaded, other: Loaded) -> dict[str, str]:
-    with socket.socket() as spare:
-        tried = attacks(keeper, neighbour, spare)
+def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of a real NATS server."""
+    server = NatsServer(tmp_path_factory.mktemp("nats"))
+    server.start()
+    yield int(server.url.rpartition(":")[2])
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def outcomes(keeper: Keeper, neighbour: Loaded, other: Loaded, nats: int) -> dict[str, str]:
+    with socket.socket() as spare, socket.create_server(("127.0.0.1", 0)) as listener:
+        tried = attacks(keeper, neighbour, spare, listener, nats)
         told = in_fork(lambda: {name: outcome(tried[name]) for name in ATTACKS})
     assert isinstance(told, dict)
     return told
+
+
+@pytest.mark.parametrize("attack", ["call NATS", "call NATS by sending"])
+def test_what_is_tried_works_where_nothing_is_locked_in(
+    keeper: Keeper, neighbour: Loaded, nats: int, attack: str
+) -> None:
+    if not int(Path("/proc/sys/net/ipv4/tcp_fastopen").read_text()) & 1:
+        pytest.skip("this machine's kernel sends nothing by TCP Fast Open")
+    with socket.socket() as spare, socket.create_server(("127.0.0.1", 0)) as listener:
+        tried = attacks(keeper, neighbour, spare, listener, nats)
+        assert in_fork(lambda: outcome(tried[attack]), confined=False) == "worked"
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
