@@ -1,5 +1,5 @@
 """Routers in the test's own process, as their own tests have them."""
 
-from tests.services.router.conftest import gate, make_gate
+from tests.services.router.conftest import gate, make_gate, platform
 
-__all__ = ["gate", "make_gate"]
+__all__ = ["gate", "make_gate", "platform"]

@@ -24,7 +24,7 @@ http {{
   uwsgi_temp_path {directory}/uwsgi;
   scgi_temp_path {directory}/scgi;
   log_format requests escape=json '{{"id":"$request_id","given":"$http_x_request_id",'
-    '"status":$status,"passed":"$upstream_status"}}';
+    '"status":"$status","passed":"$upstream_status"}}';
   access_log {directory}/requests requests;
   client_header_timeout 300ms;
   client_body_timeout 300ms;

@@ -1,26 +1,20 @@
-"""The corpus of requests, against a router, a keeper's ports, and with nginx before and behind."""
+"""The corpus of requests, against a router and a keeper's ports."""
 
 import asyncio
 import contextlib
-import json
 import re
 import socket
-from collections.abc import Callable, Iterator
-from itertools import count
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
 from schemas.specs import Limits
 from tests.hostile.attacks import ATTACKS, Attack
-from tests.hostile.nginx import Nginx
 from tests.keeper.conftest import Compiler, Keeper, Loaded
-from tests.services.router.clients import connect, eventually, request
+from tests.services.router.clients import eventually
 from tests.services.router.gate import Gate, MakeGate
-from tests.services.router.instances import Call, Instance, echo
 
 each = pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
-numbers = count()
 
 
 def statuses(raw: bytes) -> tuple[int, ...]:
@@ -130,91 +124,3 @@ def test_slow_heads_and_bodies_keep_nobody_from_an_instance(keeper: Keeper, load
     assert loaded.call(b"fast")[1] == b"fast"
     for connection in slow:
         connection.close()
-
-
-# nginx before the router, and behind it.
-
-CAREFUL = "proxy_request_buffering on;"
-LAX = "proxy_request_buffering off; ignore_invalid_headers off; underscores_in_headers on;"
-
-
-@pytest.fixture
-def nginx(tmp_path: Path) -> Iterator[Callable[[str], Nginx]]:
-    started: list[Nginx] = []
-
-    def start(config: str) -> Nginx:
-        started.append(Nginx(tmp_path, config))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.stop()
-
-
-async def ran(call: Call) -> None:
-    # In the body: an answer to HTTP/0.9 is nothing else.
-    await call.answer(f"ran={call.header['x-request-id']} ".encode() + await call.read_body())
-
-
-@pytest.mark.parametrize("manner", [CAREFUL, LAX], ids=["careful", "lax"])
-async def test_a_router_behind_nginx_sees_the_requests_that_nginx_saw(
-    gate: Gate, nginx: Callable[[str], Nginx], manner: str
-) -> None:
-    front = nginx(
-        f"upstream router {{ server 127.0.0.1:{gate.port}; keepalive 1; }}"
-        f"server {{ LISTEN {manner}"
-        "  location / { proxy_pass http://router; proxy_http_version 1.1;"
-        '    proxy_set_header Connection ""; proxy_set_header X-Request-Id $request_id;'
-        "    proxy_next_upstream off; } }"
-    )
-    instance = await gate.instance(ran, concurrency=1)
-    for attack in ATTACKS:
-        before = len(instance.calls)
-        peer = await connect(front.port)
-        with contextlib.suppress(ConnectionError):
-            await peer.send(attack.raw)
-        async with asyncio.timeout(60):
-            raw = await peer.at_end()
-        peer.close()
-        calls = instance.calls[before:]
-        assert len(calls) <= 1 + attack.raw.count(b"/f/next"), attack.name
-        assert all("hidden" not in call.target for call in calls), attack.name
-        told = re.findall(rb"ran=([0-9a-f]+) ", raw)
-        assert [i.decode() for i in told] == [c.header["x-request-id"] for c in calls], attack.name
-        body = f"whose answer is {next(numbers)}?".encode()
-        served = await request(front.port, "POST", "/f", body)
-        assert served.status == 200, attack.name
-        assert served.body.endswith(b" " + body), attack.name
-    called = [call.header["x-request-id"] for call in instance.calls]
-    assert len(set(called)) == len(called)
-
-    def passed() -> bool:
-        return [line["id"] for line in front.requests() if line["passed"] == "200"] == called
-
-    await eventually(passed)
-
-
-async def test_nginx_behind_a_router_sees_the_requests_that_the_router_served(
-    gate: Gate, nginx: Callable[[str], Nginx]
-) -> None:
-    behind = nginx(
-        f"server {{ LISTEN {LAX} keepalive_timeout 60s; keepalive_requests 100000;"
-        "  client_max_body_size 2m;"
-        '  location / { return 200 "$http_x_request_id $request_method $uri"; } }'
-    )
-    gate.put(Instance("f", echo, port=behind.port, concurrency=1).endpoint)
-    asked: list[str] = []
-    for attack in ATTACKS:
-        raw = await gate.raw(attack.raw)
-        assert statuses(raw) == attack.router, attack.name
-        served = await gate.request("POST", "/f", b"x", {"x-request-id": f"ask-{next(numbers)}"})
-        asked.append(served.headers["x-request-id"])
-        assert served.body.decode() == f"{asked[-1]} POST /f", attack.name
-
-    def seen() -> bool:
-        lines = behind.requests()
-        assert {line["status"] for line in lines} == {200}, json.dumps(lines)
-        served = sum(attack.router.count(200) for attack in ATTACKS)
-        return len({line["given"] for line in lines}) == len(lines) == served + len(asked)
-
-    await eventually(seen)
