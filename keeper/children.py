@@ -11,6 +11,7 @@ import msgspec
 
 from keeper import messages
 from keeper.caller import Caller
+from keeper.patience import Patience
 from keeper.scoreboard import Scoreboard
 from schemas.control import InstanceState
 
@@ -18,6 +19,9 @@ State = Literal["spare", "loading", "serving", "draining", "gone"]
 
 END_GRACE_S: Final = 1.0
 """How long after its drain deadline a child may take to end by itself."""
+STOPPED_S: Final = 5.0
+"""How long a process may be stopped by a signal. All of a terminal's are for moments, when they
+are continued one after another."""
 
 
 class PendingUnload(msgspec.Struct, frozen=True):
@@ -56,6 +60,9 @@ class Child:
         self.end_by = 0.0
         """When a draining child must have ended; 0: it is not draining."""
         self.last_words = ""
+        self._overdue = Patience()
+        self._slice_deadline = math.inf
+        self._stopped = Patience()
         self._killed_for = ""
         self._since = time.monotonic()
 
@@ -125,12 +132,23 @@ class Child:
 
     def reason_for_killing(self, now: float, stuck_grace_s: float) -> str:
         """Return why the child must be ended at once; empty: it need not."""
-        if self.scoreboard.overdue_s() > stuck_grace_s:
+        if (deadline := self.scoreboard.slice_deadline) != self._slice_deadline:
+            self._slice_deadline, self._overdue = deadline, Patience()
+        if self._overdue.held_s(now > deadline, now) > stuck_grace_s:
             return "stuck in a host call past the invocation's deadline"
         if self.state == "loading" and now > self.load_by:
             return "loading took too long"
         if self.end_by and now > self.end_by:
             return "did not end within its drain deadline"
+        return ""
+
+    def reason_for_burying(self, now: float) -> str:
+        """Return why the child counts as dead though it is there; empty: it does not.
+
+        It costs a system call or three, so it is asked less often.
+        """
+        if self._stopped.held_s(is_stopped(self.pid), now) > STOPPED_S:
+            return f"it was stopped by a signal for more than {STOPPED_S:g} s"
         return ""
 
     def end_reason(self, exit_code: int) -> str:
@@ -152,3 +170,17 @@ class Child:
         """Give back what the supervisor held for the child."""
         os.close(self.pidfd)
         self.channel.close()
+
+
+def is_stopped(pid: int) -> bool:
+    """Tell whether a signal has stopped the process (state T of proc(5))."""
+    try:
+        descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.read(descriptor, 512).rpartition(b") ")[2][:1] == b"T"
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(descriptor)

@@ -21,6 +21,7 @@ from keeper.budget import Share
 from keeper.call import Call, Outcome
 from keeper.engine import Function
 from keeper.loop import Loop
+from keeper.patience import Patience
 from keeper.scoreboard import Scoreboard
 
 STUCK_S: Final = 2.0
@@ -50,6 +51,8 @@ class Runner:
         self._ticker.on_tick = self._look
         self._on_stuck = on_stuck
         self._running: tuple[Call, Done] | None = None
+        self._late = Patience()
+        self._looked_at: Call | None = None
         self._waiting: deque[tuple[Call, Done]] = deque()
 
     def run(self, invocation: Invocation, done: Done) -> None:
@@ -88,7 +91,10 @@ class Runner:
         if (running := self._running) is None:
             return
         call, done = running
-        if time.monotonic() > call.deadline + STUCK_S:
+        now = time.monotonic()
+        if call is not self._looked_at:
+            self._looked_at, self._late = call, Patience()
+        if self._late.held_s(now > call.deadline, now) > STUCK_S:
             done(call.stuck())
             self._on_stuck()
 

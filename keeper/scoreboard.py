@@ -9,6 +9,7 @@ cannot speak for another.
 Integers are aligned 64-bit words, written whole by the processor.
 """
 
+import math
 import mmap
 import time
 from typing import Final
@@ -103,7 +104,7 @@ class Scoreboard:
             return 0.0
         return max(0.0, (time.monotonic_ns() - self.words[_LAST_ACTIVITY]) / 1e9)
 
-    def overdue_s(self) -> float:
-        """Seconds by which the slice that runs now has passed its call's deadline; 0 if none."""
-        deadline = self.words[_SLICE_DEADLINE]
-        return max(0.0, (time.monotonic_ns() - deadline) / 1e9) if deadline else 0.0
+    @property
+    def slice_deadline(self) -> float:
+        """When the call must have ended whose slice runs now; infinity if none runs."""
+        return self.words[_SLICE_DEADLINE] / 1e9 or math.inf

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Final
 
 from keeper import logs, messages
 from keeper.budget import Budget
-from keeper.children import Child, State
+from keeper.children import STOPPED_S, Child, State, is_stopped
+from keeper.patience import Patience
 from keeper.runner import STUCK_S
 from keeper.scoreboard import Scoreboards
 from keeper.watch import Watchers
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 TURN_S: Final = 0.2
 """Longest wait before deadlines and scoreboards are looked at."""
+BEAT_S: Final = 1.0
+"""How often watchers are told that the keeper lives, and stopped processes are looked for."""
 STUCK_GRACE_S: Final = 2 * STUCK_S
 """When a child that should have ended itself is ended."""
 PACKETS_A_TURN: Final = 64
@@ -69,6 +72,7 @@ class Supervisor:
         self._stop_by = 0.0
         self._selector = selectors.DefaultSelector()
         self._next_beat = 0.0
+        self._zygote_stopped = Patience()
         self._unloads = 0
 
     def run(self) -> bool:
@@ -188,10 +192,18 @@ class Supervisor:
             if reason := child.reason_for_killing(now, STUCK_GRACE_S):
                 child.kill(reason)
         if now >= self._next_beat:
-            self._next_beat = now + 1.0
+            self._next_beat = now + BEAT_S
+            self._look_for_stopped(now)
             self.watchers.tell(WatchTick(self.loaded))
         if self.port is not None:
             self.port.look(now)
+
+    def _look_for_stopped(self, now: float) -> None:
+        if self._zygote_stopped.held_s(is_stopped(self._zygote.pid), now) > STOPPED_S:
+            raise ZygoteError(f"the zygote was stopped by a signal for more than {STOPPED_S:g} s")
+        for child in self.children.values():
+            if reason := child.reason_for_burying(now):
+                child.kill(reason)
 
     # Children.
 

@@ -35,6 +35,9 @@ _FORK: Final = b"F"
 _FORK_WARM: Final = b"W"
 _BURY: Final = b"B"
 _MAX_PACKET: Final = 64
+_ANSWER_S: Final = 30.0
+"""How long the supervisor waits for an answer: a fork takes a millisecond, and longer on a machine
+with too much to do."""
 
 Task = Callable[[child_process.Inherited, bool], NoReturn]
 """The life of a child; the second argument tells whether it has time to rehearse."""
@@ -49,6 +52,7 @@ class Zygote:
 
     def __init__(self, pid: int, channel: socket.socket) -> None:
         self.pid = pid
+        channel.settimeout(_ANSWER_S)
         self.channel = channel
         """Can be read without having been asked something when the zygote has ended."""
 
@@ -79,6 +83,8 @@ class Zygote:
             packet = self.channel.recv(_MAX_PACKET)
         except ConnectionError:
             packet = b""
+        except TimeoutError:
+            raise ZygoteError(f"the zygote has not answered for {_ANSWER_S:g} s") from None
         if not packet:
             raise ZygoteError("the zygote has ended, and all function processes with it")
         if (answer := int(packet)) < 0:

@@ -51,6 +51,19 @@ async def test_a_process_that_hangs_in_a_call_is_ended_and_replaced(rig: Rig) ->
     assert load.failed() == []
 
 
+async def test_a_process_that_is_stopped_between_two_calls_is_ended_and_replaced(rig: Rig) -> None:
+    await rig.deploy("quiet", "hello", scaling={"min_instances": 1})
+    async with rig.load().running() as load:
+        (endpoint,) = rig.endpoints("quiet")
+        stopped = rig.clock()
+        os.kill(process_of(rig, endpoint), signal.SIGSTOP)
+        await rig.until(lambda: endpoint not in rig.endpoints("quiet"))
+        rig.note(f"withdrawn {rig.clock() - stopped:.1f} s after it was stopped")
+        await rig.until(lambda: rig.endpoints("quiet"))
+        await load.answered(10)
+    assert load.failed() == []
+
+
 async def test_a_stopped_keeper_is_left_alone_and_replaced(rig: Rig) -> None:
     async with rig.load(per_s=20).running() as load:
         await load.answered(25)

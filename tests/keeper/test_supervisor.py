@@ -324,6 +324,23 @@ def test_sigterm_ends_within_its_bound_whatever_runs(start_keeper: Start) -> Non
         assert keeper.process.wait(60) == 0
 
 
+def test_a_child_that_is_stopped_between_two_calls_is_ended_and_told(keeper: Any) -> None:
+    stopped, other = keeper.load("hello"), keeper.load("hello")
+    assert stopped.run()["status"] == 0
+    watch = keeper.watch()
+    os.kill(stopped.reply.pid, signal.SIGSTOP)
+    assert "stopped by a signal" in watch.until(of(stopped.instance, "gone")).reason
+    watch.close()
+    assert other.run()["status"] == 0
+
+
+def test_a_keeper_whose_zygote_is_stopped_ends(start_keeper: Start) -> None:
+    keeper = start_keeper()
+    os.kill(keeper.zygote, signal.SIGSTOP)
+    assert keeper.process.wait(60) == 1
+    assert "the zygote was stopped" in keeper.log_file.read_text()
+
+
 def test_children_die_with_a_killed_keeper(start_keeper: Start) -> None:
     keeper = start_keeper()
     loaded = keeper.load("hello")
