@@ -6,7 +6,16 @@ from typing import Any, Final
 
 from kubernetes_asyncio.client import ApiClient, AppsV1Api, CoreV1Api
 
-from services.kubernetes.api import ApiError, LoginError, answer, decode, login, watch, whole_list
+from services.kubernetes.api import (
+    ApiError,
+    Call,
+    LoginError,
+    answer,
+    decode,
+    login,
+    watch,
+    whole_list,
+)
 from services.kubernetes.objects import WatchEvent
 from services.scheduler.pods import PodError
 from services.scheduler.pods.manifest import Manifest
@@ -56,16 +65,7 @@ class ApiServer:
         Raises:
             ApiError: it was refused, or nobody knows.
         """
-        data = await answer(
-            self._pods.patch_namespaced_pod,
-            manifest["metadata"]["name"],
-            self.namespace,
-            manifest,
-            field_manager=FIELD_MANAGER,
-            force=True,
-            _content_type="application/apply-patch+yaml",
-        )
-        return decode(data, ApiPod)
+        return decode(await self._apply(self._pods.patch_namespaced_pod, manifest), ApiPod)
 
     async def delete(self, name: str, uid: str, grace_s: int) -> bool:
         """Tell the pod `uid` to end within `grace_s`; 0 forgets it without waiting for its node.
@@ -100,15 +100,7 @@ class ApiServer:
         Raises:
             ApiError: it was refused, or nobody knows.
         """
-        data = await answer(
-            self._apps.patch_namespaced_deployment,
-            manifest["metadata"]["name"],
-            self.namespace,
-            manifest,
-            field_manager=FIELD_MANAGER,
-            force=True,
-            _content_type="application/apply-patch+yaml",
-        )
+        data = await self._apply(self._apps.patch_namespaced_deployment, manifest)
         return decode(data, ApiDeployment)
 
     async def delete_deployment(self, name: str) -> None:
@@ -125,6 +117,18 @@ class ApiServer:
         except ApiError as error:
             if error.status != 404:
                 raise
+
+    async def _apply(self, patch: Call, manifest: Manifest) -> bytes:
+        """Have the server make an object what the manifest says, whatever it was."""
+        return await answer(
+            patch,
+            manifest["metadata"]["name"],
+            self.namespace,
+            manifest,
+            field_manager=FIELD_MANAGER,
+            force=True,
+            _content_type="application/apply-patch+yaml",
+        )
 
     async def account_uid(self, name: str) -> str:
         """Return the uid of a service account.
