@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from schemas import subjects
-from schemas.active import ActiveFunction
+from schemas.active import ActiveFunction, ActiveRoute
 from schemas.streams import Lease
 from services.bus.connection import Bus, BusSettings
 from services.pids import start_ticks
@@ -162,6 +162,23 @@ class Rig(Stack):
 
     def active(self, name: str = FUNCTION) -> ActiveFunction | None:
         return self.seen.active.get(f"wasmfn.active.function.default.{name}")
+
+    def routes(self, prefix: str) -> dict[str, int]:
+        """The revision in force of each route whose name begins with `prefix`."""
+        return {
+            active.name: active.revision
+            for active in self.seen.active.values()
+            if isinstance(active, ActiveRoute) and active.name.startswith(prefix)
+        }
+
+    def never_back(self) -> bool:
+        """Whether nothing was put in force in an older revision than before."""
+        newest: dict[str, int] = {}
+        for name, revision in self.revisions:
+            if revision < newest.get(name, 0):
+                return False
+            newest[name] = revision
+        return True
 
     def followed(self, subject: str, message: Any) -> None:
         """Take note of what is put in force, and in which order."""

@@ -1,5 +1,6 @@
 """The leading scheduler dies, or sleeps, or its clock jumps."""
 
+import asyncio
 import signal
 from pathlib import Path
 
@@ -67,6 +68,33 @@ async def test_a_leader_that_was_paused_does_no_harm_when_it_wakes(rig: Rig) -> 
     assert load.failed() == []
     assert await rig.leader() != paused
     assert before == rig.running_keepers()
+
+
+async def test_leaders_that_sleep_in_the_middle_of_their_work_write_nothing_late(rig: Rig) -> None:
+    last: dict[str, int] = {}
+
+    async def publish(turn: int) -> None:
+        for number in range(600):
+            name = f"nap-{number % 100}"
+            spec = {"function": FUNCTION, "path": f"/{name}/{turn}/{number}"}
+            last[name] = await rig.apply("route", name, spec)
+
+    async with rig.load(per_s=20).running() as load:
+        for turn in range(3):
+            terms, begun = len(rig.events("leader-elected")), len(rig.revisions)
+            publishing = asyncio.create_task(publish(turn))
+            await rig.until(lambda begun=begun: len(rig.revisions) > begun + 50)
+            paused = rig.services[await rig.leader()]
+            paused.send_signal(signal.SIGSTOP)
+            await rig.until(lambda terms=terms: len(rig.events("leader-elected")) > terms)
+            paused.send_signal(signal.SIGCONT)
+            await publishing
+        await rig.until(lambda: rig.routes("nap-") == last)
+        for name in last:
+            await rig.delete("route", name)
+        await rig.until(lambda: not rig.routes("nap-"))
+    assert load.failed() == []
+    assert rig.never_back()
 
 
 @pytest.mark.skipif(not FAKETIME.exists(), reason="needs Debian's libfaketime")

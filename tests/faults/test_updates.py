@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 from schemas import subjects
-from schemas.active import ActiveRoute
 from services.bus.publish import publish
 from tests.faults.rig import FUNCTION, LONG, SPEC, Rig
 
@@ -52,38 +51,20 @@ async def test_a_flood_of_specs_is_applied_whole_and_in_order_and_kept_in_bounds
             last[name] = await publish(rig.bus, subject, json.dumps(spec).encode())
             await rig.until_clock(begun + number / PER_S)
         rig.note(f"{len(last)} routes, {PER_S * SECONDS} specs in {rig.clock() - begun:.1f} s")
-        await rig.until(lambda: _in_force(rig) == last, within_s=120)
+        await rig.until(lambda: rig.routes("flood-") == last, within_s=120)
         rig.note(f"all in force {rig.clock() - begun - SECONDS:.1f} s after the last was due")
-        assert _never_back(rig)
+        assert rig.never_back()
         begun = rig.clock()
         for name in last:
             await rig.delete("route", name)
         rig.note(f"{len(last)} deletes in {rig.clock() - begun:.1f} s")
-        await rig.until(lambda: _in_force(rig) == {}, within_s=120)
+        await rig.until(lambda: rig.routes("flood-") == {}, within_s=120)
         rig.note(f"all gone {rig.clock() - begun:.1f} s after the first delete")
         after = {name: _rss_mib(pid) for name, pid in services.items()}
         rig.note(", ".join(f"{n} {before[n]:.0f} to {after[n]:.0f} MiB" for n in services))
         # Routes, their statuses and what is remembered of them: some KiB for each, not more.
         assert all(after[name] - before[name] < 64 + ROUTES * 0.02 for name in services)
     assert load.failed() == []
-
-
-def _in_force(rig: Rig) -> dict[str, int]:
-    return {
-        active.name: active.revision
-        for active in rig.seen.active.values()
-        if isinstance(active, ActiveRoute) and active.name.startswith("flood-")
-    }
-
-
-def _never_back(rig: Rig) -> bool:
-    """Whether no route was put in force in an older revision than before."""
-    newest: dict[str, int] = {}
-    for name, revision in rig.revisions:
-        if revision < newest.get(name, 0):
-            return False
-        newest[name] = revision
-    return True
 
 
 def _rss_mib(pid: int) -> float:
