@@ -94,7 +94,8 @@ class Cancellations:
             known, state="cancelled", changed_at=datetime.now(UTC), message=CANCELLED,
             next_attempt_at=None,
         )  # fmt: skip
-        await self._store.put_result(cancelled, ttl_s, sequence)
+        # Kept for longer than a result: until its message is gone it is what keeps it from running.
+        await self._store.put_result(cancelled, ttl_s + MEMORY_S, sequence)
         self._metrics.ended(cancelled, "cancelled")
         self._emit(
             new_event(

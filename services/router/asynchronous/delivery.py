@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 
 _UNREADABLE_BYTES: Final = 64 * 1024
 _READ_PAUSE_S: Final = 0.5
+_ACK_TRIES: Final = 60
 T = TypeVar("T")
 Found = tuple[Result, int] | None
 """The last word about an invocation, and its sequence."""
@@ -137,9 +138,19 @@ class Deliveries:
                 await msg.put_back(0.0)
                 raise
             if leave is None:
-                await msg.acknowledge()
+                await self._take_off(msg)
             else:
                 await msg.put_back(leave)
+
+    async def _take_off(self, msg: Delivered) -> None:
+        """Have a message leave the queue, also if NATS is away for a moment.
+
+        Whoever got it again would find its result, if that has not expired by then.
+        """
+        for _ in range(_ACK_TRIES):
+            if await msg.acknowledge():
+                return
+            await asyncio.sleep(_READ_PAUSE_S)
 
     async def _carry(self, msg: Delivered, function: Function | None) -> float | None:
         """Return None once the message may leave the queue, or when to deliver it again."""

@@ -39,10 +39,15 @@ class Queued:
         self.subject = f"wasmfn.invocations.default.{invocation.function}.{invocation.id}"
         self.data = msgspec.json.encode(invocation)
         self.number = 0
+        self.unheard = 0
+        """How many acknowledgements NATS does not hear."""
         self._queue = queue
 
     async def acknowledge(self) -> bool:
         self._queue.step()
+        if self.unheard:
+            self.unheard -= 1
+            return False
         self._queue.messages.pop(self.subject, None)
         self._queue.step()
         return True
@@ -319,6 +324,22 @@ class Protocol(RuleBasedStateMachine):
                 message.number += 1
                 asyncio.run(self.deliveries.carry(message, self.f, 60.0, asyncio.Semaphore(1)))
         assert not self.memory.messages
+
+
+async def test_a_message_is_taken_off_though_nats_is_away_when_it_has_ended() -> None:
+    memory, function = Memory(), Says()
+    deliveries = Deliveries(memory, function, memory.send, AsyncMetrics(), lambda _: None)
+    invocation = Invocation(
+        namespace="default", function="f", id="0" * 32, accepted_at=datetime.now(UTC),
+        origin="http", correlation="c", traceparent="t",
+    )  # fmt: skip
+    await memory.enqueue(invocation)
+    (message,) = memory.messages.values()
+    message.number, message.unheard = 1, 2
+    f = Function(("default", "f"), 1, 1.0, 1, "stdin", Asynchronous())
+    await deliveries.carry(message, f, 60.0, asyncio.Semaphore(1))
+    assert not memory.messages
+    assert function.runs == {invocation.id: 1}
 
 
 TestProtocol = Protocol.TestCase
