@@ -121,6 +121,17 @@ async def test_a_leader_that_cannot_renew_steps_down_in_time(server):
         await throne.until("a", terms=2)
 
 
+async def test_a_leader_that_resigns_is_elected_again_above_the_term_it_was_told_of(server):
+    throne = Throne()
+    async with contender(server, throne, "a"):
+        await throne.until("a")
+        ((_, reign),) = throne.now
+        reign.resign(later=reign.term + 5)
+        assert not reign.holds
+        await throne.until("a", terms=2)
+        assert throne.terms[1] == throne.terms[0] + 6
+
+
 async def test_a_reign_that_ends_by_itself_releases_and_its_failure_is_raised(server):
     failed = 0
 
