@@ -57,6 +57,13 @@ class Object(msgspec.Struct, frozen=True, kw_only=True):
         return None if self.status is None else self.status.active_revision
 
     @property
+    def in_force(self) -> str:
+        """That revision in a word: `lost` if its number went with the data of NATS."""
+        if self.active_revision is None:
+            return ""
+        return str(self.active_revision) if self.active_revision else "lost"
+
+    @property
     def message(self) -> str:
         """One sentence on its state."""
         if self.phase == "pending":

@@ -138,6 +138,7 @@ async def test_what_is_in_force_without_a_spec_is_listed_and_can_be_deleted_and_
     await tell(client, SORT, NO_SPEC, "waiting", active=0)
     [listed] = await client.objects("function")
     assert (listed.key, listed.published, listed.phase) == (SORT, False, "waiting")
+    assert listed.in_force == "lost"
     assert (await client.get(SORT)).problem == "it is waiting"
     assert await client.find(SORT) is None, "it is free to be created"
     await client.delete(SORT)

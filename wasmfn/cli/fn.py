@@ -177,7 +177,7 @@ def _row(thing: Object) -> tuple[str | Span, ...]:
         source = spec.image or (spec.environment and f"env {spec.environment}") or ""
         if spec.module is not None:
             source = f"{spec.module.file_name} {spec.module.sha256[:12]}"
-    revision = str(thing.active_revision or "-")
+    revision = thing.in_force or "-"
     return (
         thing.key.name, phase(thing.phase), revision, source, age_of(thing), trouble(thing),
     )  # fmt: skip

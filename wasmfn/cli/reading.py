@@ -131,7 +131,7 @@ def describe(thing: Object) -> list[Line]:
         ("phase", phase(thing.phase)),
         ("message", Span(printable(thing.message))),
         ("revision", Span(str(thing.revision))),
-        ("in force", Span(str(thing.active_revision or "nothing"))),
+        ("in force", Span(thing.in_force or "nothing")),
         ("published", Span(thing.published_at.astimezone().strftime("%Y-%m-%d %H:%M:%S"))),
     ]
     fields = {} if thing.spec is None else plain_spec(thing.spec)
