@@ -45,7 +45,7 @@ class Budget:
 
     def __init__(self, limit_mib: int, children: int) -> None:
         size = -(-children * _WORD_BYTES // mmap.PAGESIZE) * mmap.PAGESIZE
-        self._limit = limit_mib
+        self.limit_mib = limit_mib
         self._words = memoryview(mmap.mmap(-1, size)).cast("q")[:children]
         self._free = set(range(children))
 
@@ -60,4 +60,4 @@ class Budget:
 
     def share(self, index: int, sandbox_mib: int) -> Share:
         """Return the share with `index` for sandboxes of this size; called in the child."""
-        return Share(self._words, index, self._limit, sandbox_mib)
+        return Share(self._words, index, self.limit_mib, sandbox_mib)

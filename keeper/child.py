@@ -26,12 +26,14 @@ from keeper.loop import Loop
 from keeper.runner import Runner
 from keeper.scoreboard import Scoreboard
 from keeper.server import Connection
-from keeper.service import MAX_CONNECTIONS, Service, Serving
+from keeper.service import MAX_BUFFERED_BYTES, MAX_CONNECTIONS, Service, Serving
 from schemas.specs import MIB
 
 DRAIN_LINGER_S: Final = 1.0
 """How long 421 is answered after the last request, while clients are connected: they may have
 sent one more before they were told."""
+BUFFER_BYTES: Final = MAX_BUFFERED_BYTES + 256 * MIB
+"""What a process may take besides its sandboxes: bodies, output, and what is made of them."""
 _BACKLOG: Final = 1024
 _DRAIN_CHECK_S: Final = 0.02
 
@@ -46,6 +48,8 @@ class Inherited(msgspec.Struct, frozen=True):
     host: Host
     filter_program: bytes
     """See `confine.compile_filter`."""
+    statm: int
+    """See `confine.open_statm`."""
     engine_hash: str
 
 
@@ -157,14 +161,21 @@ class Child:
 
     def _lock_in(self) -> None:
         """Give up everything that is not needed to serve."""
+        plan = self._plan
+        sandboxes = (plan.concurrency + 1) * plan.sandbox.memory_bytes
+        if budget_mib := self._inherited.budget.limit_mib:
+            sandboxes = min(sandboxes, budget_mib * MIB + plan.sandbox.memory_bytes)
         weaker = confine.confine(
             self._inherited.filter_program,
-            file_bytes=self._plan.sandbox.file_bytes,
+            self._inherited.statm,
+            self._function.prepare,
+            file_bytes=plan.sandbox.file_bytes,
             # Four files for each call while it begins.
-            descriptors=MAX_CONNECTIONS + 4 * self._plan.concurrency + 64,
+            descriptors=MAX_CONNECTIONS + 4 * plan.concurrency + 64,
+            data_bytes=sandboxes + BUFFER_BYTES,
         )
         for sentence in weaker:
-            self._log(logs.line(sentence, level="warning", origin=self._plan.origin))
+            self._log(logs.line(sentence, level="warning", origin=plan.origin))
         # Without a collection before: it would write to 0.17 MiB of shared pages, and find little.
         gc.freeze()
 

@@ -13,9 +13,9 @@ attaching to this one.
 """
 
 import ctypes
-import errno
 import os
 import resource
+from collections.abc import Callable
 from typing import Final
 
 from keeper.seccomp import Filter, equals, masked
@@ -36,17 +36,17 @@ _LANDLOCK_RULE_PATH_BENEATH: Final = 1
 _FILE_RIGHTS: Final = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 """How many access rights for files each version of Landlock knows, from bit 0 on."""
 
-_CLONE_THREAD: Final = 0x10000
+_MAP_TYPE: Final = 0xF
+_MAP_PRIVATE: Final = 2
 _MSG_FASTOPEN: Final = 0x20000000
 _PROT_EXEC: Final = 4
 
 _ALLOWED: Final = [
     "read", "readv", "pread64", "preadv", "preadv2", "write", "writev", "pwritev2", "lseek",
     "close", "fstat", "newfstatat", "statx", "ftruncate", "fcntl", "ioctl", "dup", "getcwd",
-    "readlink", "readlinkat", "dup2", "dup3", "memfd_create", "pipe2", "eventfd2", "epoll_create1",
-    "epoll_ctl", "epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "ppoll", "select",
-    "pselect6", "timerfd_create", "timerfd_settime", "listen", "accept", "accept4", "recvfrom",
-    "recvmsg", "shutdown", "getsockname", "getpeername", "getsockopt",
+    "readlink", "readlinkat", "dup2", "dup3", "epoll_ctl", "epoll_wait", "epoll_pwait",
+    "epoll_pwait2", "poll", "ppoll", "select", "pselect6", "timerfd_settime", "listen", "accept",
+    "accept4", "recvfrom", "recvmsg", "shutdown", "getsockname", "getpeername", "getsockopt",
     "setsockopt", "munmap", "mremap", "madvise", "brk", "membarrier",
     "futex", "set_robust_list", "get_robust_list", "rseq", "set_tid_address", "gettid",
     "getpid", "getppid", "getuid", "geteuid", "getgid", "getegid", "sched_yield",
@@ -62,18 +62,16 @@ def compile_filter() -> bytes:
     rules = Filter()
     for name in _ALLOWED:
         rules.allow(name)
-    # No page becomes executable any more: code is mapped before this.
-    rules.allow("mmap", masked(2, _PROT_EXEC, 0))
+    # No page becomes executable any more: code is mapped before this. Shared memory would not count
+    # as data, of which there is a limit.
+    rules.allow("mmap", masked(2, _PROT_EXEC, 0), masked(3, _MAP_TYPE, _MAP_PRIVATE))
     rules.allow("mprotect", masked(2, _PROT_EXEC, 0))
     # A listener that was shut down could be connected to anything by sending (tcp(7)).
     rules.allow("sendto", masked(3, _MSG_FASTOPEN, 0))
     rules.allow("sendmsg", masked(2, _MSG_FASTOPEN, 0))
     # Limits may be read (libc sizes thread stacks by them), not set.
     rules.allow("prlimit64", equals(2, 0))
-    # Threads, but no processes. clone3 hides its flags in memory: with ENOSYS
-    # libc falls back to clone.
-    rules.allow("clone", masked(0, _CLONE_THREAD, _CLONE_THREAD))
-    rules.deny("clone3", errno.ENOSYS)
+    # No processes and no threads: those that calls need run already (`Function.prepare`).
     try:
         return rules.program()
     finally:
@@ -87,16 +85,28 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def confine(program: bytes, *, file_bytes: int, descriptors: int) -> list[str]:
+def confine(
+    program: bytes,
+    statm: int,
+    prepare: Callable[[], None],
+    *,
+    file_bytes: int,
+    descriptors: int,
+    data_bytes: int,
+) -> list[str]:
     """Lock this process in, with all its threads: no way back.
 
-    Landlock holds the calling thread and those that it will start. What others may do with files
+    Landlock holds the calling thread and those that it starts. What older ones may do with files
     is what they could when they were started (see `keep_to`), and seccomp denies them that.
 
     Args:
         program: what `compile_filter` returned.
+        statm: what `open_statm` returned; it is closed.
+        prepare: makes and starts what can not be had later: threads and descriptors that are no
+            connection. Files are out of reach already.
         file_bytes: largest size of a memory file, the bound of any output.
         descriptors: how many may be open at once.
+        data_bytes: how much private memory it may take that it has not yet.
 
     Returns:
         What this kernel cannot do, in sentences for the log; empty if all holds.
@@ -105,16 +115,24 @@ def confine(program: bytes, *, file_bytes: int, descriptors: int) -> list[str]:
         OSError: a layer that every kernel has could not be set up.
     """
     weaker: list[str] = []
-    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    limit = min(descriptors, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    _limit(resource.RLIMIT_FSIZE, file_bytes)
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_NOFILE, descriptors)
+    _limit(resource.RLIMIT_DATA, _data_bytes(statm) + data_bytes)
     _prctl(_PR_SET_DUMPABLE, 0)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     if not _close_file_system():
         weaker.append("this kernel has no Landlock: only file permissions protect files")
+    prepare()
     _load_filter(program)
     return weaker
+
+
+def _limit(which: int, value: int) -> None:
+    _, most = resource.getrlimit(which)
+    if most != resource.RLIM_INFINITY:
+        value = min(value, most)
+    resource.setrlimit(which, (value, value))
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -138,6 +156,20 @@ class _PathBeneath(ctypes.Structure):
 
     _pack_ = 1
     _fields_ = [("allowed_access", ctypes.c_uint64), ("parent_fd", ctypes.c_int32)]
+
+
+def open_statm() -> int:
+    """Return a descriptor that tells later how much memory this process has."""
+    return os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _data_bytes(statm: int) -> int:
+    """Return how much memory of this process is private and writable; close `statm`."""
+    try:
+        # Pages; with the stack (proc(5)), which is no data and small.
+        return int(os.read(statm, 128).split()[5]) * resource.getpagesize()
+    finally:
+        os.close(statm)
 
 
 def _load_filter(program: bytes) -> None:

@@ -15,13 +15,14 @@ stderr; no directories, no network.
 """
 
 import hashlib
+import os
 from typing import Final
 
 import msgspec
 
 from keeper import capi
 from keeper.call import Call
-from keeper.slot import KEPT_BYTES, Slot
+from keeper.slot import KEPT_BYTES, Slot, new_file
 from keeper.ticker import Ticker
 from schemas.specs import MIB
 
@@ -162,6 +163,8 @@ class Function:
         wasmtime seeds its source of random bytes at first, and all children would draw the same."""
         self.variables = {name.encode(): value.encode() for name, value in variables.items()}
         self._free: list[Slot] = []
+        self._files: list[int] = []
+        self._concurrency = concurrency
         if concurrency > host.slots:
             host = Host(slots=concurrency, flush_code=host.flush_code)
         try:
@@ -196,16 +199,27 @@ class Function:
 
         `variables` replace the function's own for this call.
         """
-        slot = self._free.pop() if self._free else Slot()
+        slot = self._free.pop() if self._free else self._new_slot()
         try:
             return Call(self, slot, argv, stdin, self.variables if variables is None else variables)
         except ValueError:
             self.release(slot)
             raise
 
+    def _new_slot(self) -> Slot:
+        files = self._files or [new_file(), new_file()]
+        return Slot(files.pop(), files.pop())
+
     def release(self, slot: Slot) -> None:
         """Take back the slot of a call that has ended."""
         self._free.append(slot)
+
+    def prepare(self) -> None:
+        """Make what calls need, before the process is denied new threads and memory files."""
+        # Not whole slots: they would be 40 KiB, and most functions never use most of them.
+        self._files += [new_file() for _ in range(2 * self._concurrency)]
+        if self.ticker.start():  # else it has rehearsed, and tokio's thread runs as well
+            self.flush()
 
     def flush(self) -> None:
         """Get rid of what WASI could not write of a flood, or the next call would begin with it.
@@ -221,6 +235,8 @@ class Function:
         """Close the files of all calls that have ended; no further call may begin."""
         for slot in self._free:
             slot.close()
+        for descriptor in self._files:
+            os.close(descriptor)
 
 
 def one_line(error: Exception) -> str:

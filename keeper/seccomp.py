@@ -51,13 +51,13 @@ class Filter:
         self._library = library
         self._context = ctypes.c_void_p(library.seccomp_init(_ERRNO | errno.EPERM))
 
-    def allow(self, name: str, condition: _Comparison | None = None) -> None:
-        """Allow the system call `name`, where there is one of this name, if `condition` holds."""
-        self._add(_ALLOW, name, condition)
+    def allow(self, name: str, *conditions: _Comparison) -> None:
+        """Allow the system call `name`, where there is one of this name, if all of these hold."""
+        self._add(_ALLOW, name, *conditions)
 
     def deny(self, name: str, number: int) -> None:
         """Let the system call `name` fail with the error `number`."""
-        self._add(_ERRNO | number, name, None)
+        self._add(_ERRNO | number, name)
 
     def program(self) -> bytes:
         """Return the filter as a BPF program."""
@@ -71,14 +71,15 @@ class Filter:
         """Give back the library's memory."""
         self._library.seccomp_release(self._context)
 
-    def _add(self, action: int, name: str, condition: _Comparison | None) -> None:
+    def _add(self, action: int, name: str, *conditions: _Comparison) -> None:
         number = self._library.seccomp_syscall_resolve_name(name.encode())
         if number == _NO_SUCH_CALL:
             return
-        count, address = (0, None) if condition is None else (1, ctypes.byref(condition))
+        count = len(conditions)
+        array = (_Comparison * count)(*conditions)
         self._check(
             self._library.seccomp_rule_add_array(
-                self._context, ctypes.c_uint32(action), number, ctypes.c_uint(count), address
+                self._context, ctypes.c_uint32(action), number, ctypes.c_uint(count), array
             )
         )
 

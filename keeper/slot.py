@@ -19,13 +19,18 @@ KEPT_BYTES: Final = 64 * 1024
 _FIRST_READ: Final = 16 * 1024
 
 
+def new_file() -> int:
+    """Return the descriptor of an empty memory file."""
+    return os.memfd_create("output", os.MFD_CLOEXEC)
+
+
 class Output:
     """One stream of one call after another."""
 
     __slots__ = ("_begin", "descriptor")
 
-    def __init__(self, name: str) -> None:
-        self.descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
         self._begin = 0
 
     def size(self) -> int:
@@ -59,10 +64,11 @@ class Slot:
     installed: ClassVar[Optional["Slot"]] = None
     """Whose streams are the process's own now."""
 
-    def __init__(self) -> None:
+    def __init__(self, stdout: int, stderr: int) -> None:
+        """Use what `new_file` returned."""
         self.scratch = capi.Scratch()
-        self.stdout = Output("stdout")
-        self.stderr = Output("stderr")
+        self.stdout = Output(stdout)
+        self.stderr = Output(stderr)
 
     def install(self) -> None:
         """Make the streams the process's stdout and stderr."""

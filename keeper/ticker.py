@@ -25,7 +25,7 @@ TICK_S = 0.005
 
 
 class Ticker:
-    """The thread that moves the epoch of one engine. It starts with the first slice."""
+    """The thread that moves the epoch of one engine. It starts with the first slice, or before."""
 
     __slots__ = ("_busy", "_engine", "_parked", "_running", "_started", "_wake", "on_tick")
 
@@ -42,6 +42,15 @@ class Ticker:
         """Held while there is nothing to wake the thread for."""
         self._wake.acquire()
 
+    def start(self) -> bool:
+        """Start the thread; False: there is one already."""
+        if self._started:
+            return False
+        self._started = True
+        self._parked = False
+        _thread.start_new_thread(self._run, ())
+        return True
+
     def enter(self) -> None:
         """A slice begins: tick until `leave`, however late user code really starts."""
         self._running = self._busy = True
@@ -53,8 +62,7 @@ class Ticker:
                 except RuntimeError:  # it is awake already
                     pass
             else:
-                self._started = True
-                _thread.start_new_thread(self._run, ())
+                self.start()
 
     def leave(self) -> None:
         """The slice is over."""

@@ -121,6 +121,7 @@ def start(
                     budget_index=index,
                     host=host,
                     filter_program=filter_program,
+                    statm=confine.open_statm(),
                     engine_hash=engine_hash,
                 ),
                 host,

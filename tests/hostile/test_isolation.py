@@ -5,23 +5,37 @@ is, against a real keeper with functions loaded. What real children are is looke
 at from outside.
 """
 
+import _thread
 import contextlib
 import ctypes
 import json
+import mmap
 import os
+import random
 import re
 import resource
+import secrets
 import select
 import socket
+import ssl
 import stat
+import subprocess
+import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from keeper import confine
-from schemas.names import new_instance_id
+from keeper.budget import Budget
+from keeper.child import Inherited
+from keeper.engine import Host, engine_hash
+from keeper.scoreboard import Scoreboards
+from keeper.zygote import start
+from schemas.names import new_instance_id, new_token
 from tests.conftest import NatsServer
 from tests.keeper.conftest import Compiler, Keeper, Loaded
 from tests.keeper.memory import in_memory
@@ -32,8 +46,13 @@ _by_root = pytest.mark.skipif(
 )
 MIB = 1 << 20
 DESCRIPTORS = 128
+DATA = 64 * MIB
 SECRET = "the neighbour's " + new_instance_id()
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+_libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 RANDOM = """(module
   (import "wasi_snapshot_preview1" "random_get" (func $random (param i32 i32) (result i32)))
@@ -134,6 +153,9 @@ def attacks(
         "add an artifact": lambda: artifact.with_suffix(".new").write_bytes(b"forged"),
         "read the keys": keeper.keys.control_file.read_bytes,
         "fork": os.fork,
+        "take shared memory": lambda: mmap.mmap(-1, MIB),
+        "take a memory file": lambda: os.memfd_create("x"),
+        "take a pipe": os.pipe,
         "raise its own limits": lambda: raise_limit(4096),
         "leave its group": os.setsid,
     }  # fmt: skip
@@ -147,8 +169,20 @@ ATTACKS = (
     "call the control port", "call by another socket", "call the control port by sending",
     "call the control port by a message", "call NATS", "call NATS by another socket",
     "call NATS by sending", "alter an artifact", "replace an artifact",
-    "add an artifact", "read the keys", "fork", "raise its own limits", "leave its group",
+    "add an artifact", "read the keys", "fork", "take shared memory", "take a memory file",
+    "take a pipe", "raise its own limits", "leave its group",
 )  # fmt: skip
+
+
+def lock_in(program: bytes) -> None:
+    confine.confine(
+        program,
+        confine.open_statm(),
+        lambda: None,
+        file_bytes=MIB,
+        descriptors=DESCRIPTORS,
+        data_bytes=DATA,
+    )
 
 
 def in_fork(task: Callable[[], object], *, confined: bool = True) -> object:
@@ -159,7 +193,7 @@ def in_fork(task: Callable[[], object], *, confined: bool = True) -> object:
     if pid == 0:
         try:
             if confined:
-                confine.confine(program, file_bytes=MIB, descriptors=DESCRIPTORS)
+                lock_in(program)
             os.write(writer, json.dumps(task()).encode())
         finally:
             os._exit(0)
@@ -261,20 +295,67 @@ def test_what_no_child_says_ends_who_said_it_and_nobody_else(
     assert neighbour.run()["status"] == 0
 
 
-def test_descriptors_and_memory_files_end_at_their_limits(keeper: Keeper) -> None:
+def test_descriptors_and_memory_files_end_at_their_limits() -> None:
+    file = os.memfd_create("x")
+
     def exhaust() -> list[int]:
         opened = 0
         try:
             while True:
-                os.memfd_create("x")
+                os.dup(0)
                 opened += 1
         except OSError:
-            return [opened]
+            return [opened, os.write(file, bytes(2 * MIB))]
 
     told = in_fork(exhaust)
+    os.close(file)
     assert isinstance(told, list)
-    assert told[0] < DESCRIPTORS
-    assert in_fork(lambda: os.write(os.memfd_create("x"), bytes(2 * MIB))) == MIB
+    assert 0 < told[0] < DESCRIPTORS
+    assert told[1] == MIB
+
+
+def test_memory_ends_at_its_limit_however_it_is_taken() -> None:
+    def allocated() -> int:
+        held = []
+        try:
+            while len(held) < 2 * DATA // MIB:
+                held.append(bytes(MIB))
+        except MemoryError:
+            pass
+        return len(held) * MIB
+
+    def mapped() -> int:
+        held = []
+        try:
+            while len(held) < 2 * DATA // MIB:
+                held.append(mmap.mmap(-1, MIB, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        except OSError:
+            pass
+        return len(held) * MIB
+
+    def reserved() -> bool:
+        """Touch what was mapped without access before, as a pool of sandboxes is."""
+        return _libc.mprotect(ctypes.c_void_p(place), 2 * DATA, 3) != 0
+
+    place = _libc.mmap(None, 2 * DATA, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+    for way in (allocated, mapped):
+        told = in_fork(way)
+        assert isinstance(told, int)
+        assert DATA / 2 < told <= DATA
+    assert in_fork(reserved)
+    _libc.munmap(ctypes.c_void_p(place), 2 * DATA)
+
+
+def test_no_thread_can_be_started() -> None:
+    def start() -> str:
+        try:
+            _thread.start_new_thread(int, ())
+        except RuntimeError as error:
+            return str(error)
+        return "started"
+
+    assert in_fork(start, confined=False) == "started"
+    assert "can't start new thread" in str(in_fork(start))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="must be able to give up the rights of root")
@@ -292,7 +373,7 @@ def test_another_process_of_the_same_user_sees_into_it_only_if_it_is_not_locked_
             # The change of user has made it not dumpable; an ordinary process is.
             _libc.prctl(4, 1, 0, 0, 0)
             if confined:
-                confine.confine(program, file_bytes=MIB, descriptors=DESCRIPTORS)
+                lock_in(program)
             os.write(ready[1], b"x")
             os.read(go[0], 1)
         finally:
@@ -347,7 +428,7 @@ def test_a_child_is_locked_in_with_its_limits(neighbour: Loaded, other: Loaded) 
             for line in Path(f"/proc/{loaded.reply.pid}/limits").read_text().splitlines()
         }
         assert limits["Max core file size"] == ["0", "0"]
-        for name in ("Max open files", "Max file size"):
+        for name in ("Max open files", "Max file size", "Max data size"):
             soft, hard = limits[name]
             assert soft == hard != "unlimited"
         status = Path(f"/proc/{loaded.reply.pid}/status").read_text()
@@ -379,3 +460,44 @@ def test_no_two_children_and_no_two_calls_get_the_same_random_bytes(keeper: Keep
         keeper.unload(loaded.instance, "kill")
     assert {len(drawn) for drawn in seen} == {16}
     assert len(set(seen)) == len(seen) == 50
+
+
+def test_two_children_of_one_zygote_draw_different_bytes_from_every_source() -> None:
+    def live(inherited: Inherited, _: bool) -> NoReturn:
+        drawn = {
+            "the kernel": os.urandom(16).hex(),
+            "OpenSSL": ssl.RAND_bytes(16).hex(),
+            "random": random.randbytes(16).hex(),  # noqa: S311 -- it is one of the sources
+            "secrets": secrets.token_hex(16),
+            "uuid": uuid.uuid4().hex,
+            "an instance's id": new_instance_id(),
+            "a token": new_token(),
+        }
+        inherited.channel.send(json.dumps(drawn).encode())
+        os._exit(0)
+
+    ssl.RAND_bytes(1)
+    random.random()  # noqa: S311 -- so that there is a state to inherit
+    host = Host()
+    zygote = start(live, host, engine_hash(host.engine), Scoreboards(2), Budget(0, 2))
+    draws = []
+    for index in range(2):
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs:
+            pid = zygote.fork(theirs, index, warm=False)
+            draws.append(json.loads(ours.recv(4096)))
+            zygote.bury(pid)
+    zygote.channel.close()
+    os.waitpid(zygote.pid, 0)
+    one, two = draws
+    assert [source for source in one if one[source] == two[source]] == []
+
+
+def test_a_keeper_has_no_generator_of_random_numbers_but_the_kernels() -> None:
+    """What is not there before the fork cannot be shared after it."""
+    code = (
+        "import sys, keeper.load, keeper.port, keeper.settings, keeper.supervisor\n"
+        "print([name for name in ('random', 'secrets', 'ssl', 'numpy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

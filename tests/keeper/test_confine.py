@@ -45,6 +45,9 @@ def _executable_page() -> None:
     mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC).close()
 
 
+MEMORY_FILE = os.memfd_create("x")
+"""As the output of calls has; a confined process can make none."""
+
 ATTACKS: dict[str, Callable[[int, str, socket.socket], object]] = {
     "ptrace": lambda pid, *_: _ptrace(pid),
     "process_vm_readv": lambda pid, *_: _read_memory(pid),
@@ -67,7 +70,7 @@ ATTACKS: dict[str, Callable[[int, str, socket.socket], object]] = {
     "make a directory": lambda _, path, __: Path(path, "d").mkdir(),
     "change permissions": lambda _, path, __: Path(path, "file").chmod(0o777),
     "rename": lambda _, path, __: Path(path, "file").rename(Path(path, "other")),
-    "memory file by path": lambda *_: _reopen(os.memfd_create("x")),
+    "memory file by path": lambda *_: _reopen(MEMORY_FILE),
     "executable page": lambda *_: _executable_page(),
     "io_uring": lambda *_: _system_call(425, 8, 0),
     "mount": lambda _, path, __: _system_call(165, 0, 0, 0, 0, 0),
@@ -78,7 +81,7 @@ ATTACKS: dict[str, Callable[[int, str, socket.socket], object]] = {
 }
 
 HARMLESS: dict[str, Callable[[], object]] = {
-    "another file as stdout": lambda: os.dup2(os.memfd_create("x"), os.dup(1)),
+    "another file as stdout": lambda: os.dup2(MEMORY_FILE, os.dup(1)),
     "random bytes": lambda: os.urandom(8),
     "large allocation": lambda: bytearray(64 << 20),
 }
@@ -93,7 +96,14 @@ def _confined(
     def confined() -> dict[str, str]:
         confine.die_with_parent(os.getppid())
         before()
-        confine.confine(program, file_bytes=1 << 20, descriptors=256)
+        confine.confine(
+            program,
+            confine.open_statm(),
+            lambda: None,
+            file_bytes=1 << 20,
+            descriptors=256,
+            data_bytes=256 << 20,
+        )
         return attempts()
 
     return _in_fork(confined)
@@ -156,9 +166,8 @@ def test_a_confined_process_still_can(outcomes: dict[str, str], action: str) -> 
 
 def test_a_memory_file_ends_at_its_limit() -> None:
     def attempts() -> dict[str, str]:
-        descriptor = os.memfd_create("x")
-        written = os.write(descriptor, bytes(2 << 20))
-        return {"written": str(written), "more": _outcome(lambda: os.write(descriptor, b"x"))}
+        written = os.write(MEMORY_FILE, bytes(2 << 20))
+        return {"written": str(written), "more": _outcome(lambda: os.write(MEMORY_FILE, b"x"))}
 
     assert _confined(attempts) == {"written": str(1 << 20), "more": "OSError"}
 

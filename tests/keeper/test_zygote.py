@@ -83,12 +83,12 @@ def test_a_child_has_its_own_channel_page_and_index(
     two.close()
 
 
-def test_a_child_inherits_no_descriptor_but_its_channel(zygote: Zygote) -> None:
+def test_a_child_begins_with_no_descriptor_of_anyone_else(zygote: Zygote) -> None:
     pid, channel = fork(zygote, 0)
     assert channel.recv(64).startswith(b"%d " % pid)
     channel.send(b"descriptors")
-    # The standard three, which are no file; the channel; the list itself.
-    assert len(channel.recv(64).split()) == 5
+    # The standard three, which are no file; the channel; its own statm; the list itself.
+    assert len(channel.recv(64).split()) == 6
     ended(pid)
     zygote.bury(pid)
     channel.close()
