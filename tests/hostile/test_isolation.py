@@ -341,7 +341,8 @@ def test_memory_ends_at_its_limit_however_it_is_taken() -> None:
     for way in (allocated, mapped):
         told = in_fork(way)
         assert isinstance(told, int)
-        assert DATA / 2 < told <= DATA
+        # What the process has free already comes on top.
+        assert DATA / 2 < told < 2 * DATA
     assert in_fork(reserved)
     _libc.munmap(ctypes.c_void_p(place), 2 * DATA)
 
