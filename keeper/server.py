@@ -269,7 +269,7 @@ class Connection:
                 if exchange.expects:
                     exchange.expects = False
                     self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-                return
+                break
         if self._held and not self._running and self._writable and not self._closing:
             held, self._held = self._held, []
             self._transport.resume_reading()
@@ -337,6 +337,7 @@ class Connection:
             # Closing with unread bytes in the socket resets the connection and
             # may destroy the answer: discard for a moment first.
             self._lingering = True
+            self._transport.resume_reading()
             self._transport.write_eof()
             self._service.loop.call_later(LINGER_S, self._transport.abort)
         else:

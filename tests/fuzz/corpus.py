@@ -15,6 +15,8 @@ from tests.services.router.test_differential import RAW
 
 _KEPT = Path(__file__).parent / "corpus"
 _MOST = 4000
+_TOKEN = "7" * 32
+"""That of the instances in `wire`."""
 
 
 def kept(target: str) -> list[bytes]:
@@ -34,6 +36,14 @@ def _client() -> Iterator[bytes]:
             yield tape(attack.raw, 0, 0, 0)
             yield tape(attack.raw, 0, 0, 3, 0, 16, 0, 48, 0, 80)
             yield tape(attack.raw, 0, 1, 0)
+
+
+def _keeper() -> Iterator[bytes]:
+    for attack in ATTACKS:
+        if len(attack.raw) < _MOST and b"HEAD" not in attack.raw:
+            raw = attack.to_instance(_TOKEN)
+            yield tape(raw, 0, 0)
+            yield tape(raw, 1, 3, 0, 16, 0, 48, 0, 80)
 
 
 def _instance() -> Iterator[bytes]:
@@ -132,6 +142,7 @@ def _plain(*inputs: bytes) -> Callable[[], Iterator[bytes]]:
 _SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
     "client": _client,
     "instance": _instance,
+    "keeper": _keeper,
     "framing": _heads,
     "paths": _paths,
     "table": _tables,

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import Final
 
-from tests.fuzz import connections, documents, entry, functions, heads
+from tests.fuzz import connections, documents, entry, functions, heads, keepers
 
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "client": connections.client,
     "instance": connections.instance,
+    "keeper": keepers.keeper,
     "framing": heads.framing,
     "paths": heads.paths,
     "table": heads.table,

@@ -7,6 +7,7 @@ execution takes a millisecond and depends on its bytes alone.
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -15,6 +16,7 @@ import h11
 import uvicorn
 from uvicorn.server import ServerState
 
+from keeper.loop import StreamProtocol
 from schemas.endpoints import Endpoint
 from services.router.admission import Head
 from services.router.bounded import ClientLimits
@@ -37,6 +39,9 @@ TOKEN: Final = "7" * 32
 LIMITS: Final = Limits(grace_s=30.0)
 CLIENT_LIMITS: Final = ClientLimits(head_bytes=4096)
 BODY_BYTES: Final = 100_000
+LENIENT: Final = re.compile(rb" (?:RTSP|ICE)/|\r\n0{20}|(?:^|\n)[A-Z]+ (?:[^\r\n]* )? ")
+"""What llhttp takes and h11 does not: other protocols' names, long sizes of chunks, and more than
+one space between the words of a request line."""
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 loop: Final = asyncio.new_event_loop()
@@ -70,13 +75,20 @@ failures: Final = Failures()
 class RecordingTransport(asyncio.Transport):
     """In the place of a socket: keeps what is written, and says when it is."""
 
-    def __init__(self, protocol: asyncio.Protocol, on_write: Callable[[bytes], None]) -> None:
+    def __init__(
+        self,
+        protocol: StreamProtocol,
+        on_write: Callable[[bytes], None],
+        soon: Callable[..., object] = loop.call_soon,
+    ) -> None:
+        """Take whom it is for, and how its loop is asked to do something soon."""
         super().__init__({"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)})
         self.written = bytearray()
         self.paused = False
         self.closing = False
         self.aborted = False
         self.on_resume: Callable[[], None] = lambda: None
+        self._soon = soon
         self._protocol = protocol
         self._on_write = on_write
 
@@ -97,7 +109,7 @@ class RecordingTransport(asyncio.Transport):
     def close(self) -> None:
         if not self.closing:
             self.closing = True
-            loop.call_soon(self._protocol.connection_lost, None)
+            self._soon(self._protocol.connection_lost, None)
 
     def abort(self) -> None:
         self.aborted = self.aborted or not self.closing
@@ -108,7 +120,7 @@ class RecordingTransport(asyncio.Transport):
 
     def resume_reading(self) -> None:
         self.paused = False
-        loop.call_soon(self.on_resume)
+        self._soon(self.on_resume)
 
 
 class RecordedInstance:

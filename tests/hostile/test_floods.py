@@ -1,5 +1,6 @@
 """Thousands of connections that hardly speak: those who do are served, and little is held."""
 
+import asyncio
 import contextlib
 import os
 import resource
@@ -92,7 +93,8 @@ async def test_a_router_at_its_most_connections_says_so_and_takes_new_ones_when_
         await peer.send(b"GET")
     late = [await router.client() for _ in range(200)]
     for peer in late:
-        assert (await peer.response()).status == 503
+        async with asyncio.timeout(30):
+            assert (await peer.response()).status == 503
     assert descriptors(router.process.pid) < files + 500 + SPARE + len(late)
     for peer in held:
         peer.writer.transport.abort()

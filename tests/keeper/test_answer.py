@@ -2,7 +2,7 @@ import base64
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from keeper.answer import (
@@ -254,6 +254,9 @@ def test_output_without_cgi_headers_is_a_failure_that_says_so(output: bytes) -> 
 
 
 @given(st.binary(max_size=100))
+@example(b"x: a\rset-cookie: b\n\n")
+@example(b"x: a\x00b\r\n\r\n")
+@example(b"x\r: a\n\n")
 def test_any_cgi_output_gives_headers_that_cannot_split_a_response(output: bytes) -> None:
     for name, value in answer_of("wagi", b"", outcome(output)).headers:
         assert not set(name + value) & set(b"\r\n\0")
