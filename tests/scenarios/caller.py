@@ -1,5 +1,6 @@
 """What a user of the platform does in nearly every scenario: deploy an example, and call it."""
 
+import secrets
 from pathlib import Path
 
 import httpx
@@ -17,6 +18,14 @@ def example(name: str) -> str:
 
 def bytes_of(name: str) -> bytes:
     return Path(example(name)).read_bytes()
+
+
+def never_built(name: str, file: Path) -> bytes:
+    """Write an example that no builder has seen, by a custom section at its end."""
+    note = secrets.token_bytes(16)
+    content = bytes_of(name) + b"\0" + bytes([len(note) + 2, 1]) + b"n" + note
+    file.write_bytes(content)
+    return content
 
 
 def deploy(platform: Platform, example_name: str, name: str, *options: str) -> None:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from schemas.specs import FunctionSpec, Limits, Module, RouteSpec
-from tests.scenarios.caller import EXAMPLES, bytes_of, deploy, endpoints, example, post
+from tests.scenarios.caller import EXAMPLES, bytes_of, deploy, endpoints, example, never_built, post
 from tests.scenarios.load import Load
 from tests.scenarios.platforms.protocol import Platform
 from tests.scenarios.story import Story
@@ -43,10 +43,15 @@ async def test_a_spec_published_by_any_nats_client_works_the_same(platform: Plat
         assert answer.json()["output"] == ["hello, world"]
 
 
-async def test_the_event_log_tells_a_deployment_in_order(platform: Platform) -> None:
+async def test_the_event_log_tells_a_deployment_in_order(
+    platform: Platform, tmp_path: Path
+) -> None:
+    module = tmp_path / "told.wasm"
+    never_built("exit3", module)
     async with platform.nats() as client:
         story = Story(client, "told")
-        deploy(platform, "exit3", "told")
+        done = platform.cli("deploy", str(module))
+        assert done.returncode == 0, done.stderr.decode()
         told = await story.until("active")
         steps = [event.what for event in told]
         order = ["spec-published", "building", "starting", "instance-loaded", "active"]
