@@ -202,6 +202,9 @@ class Model:
                 self.change(ask=None)
             case Forget(instance):
                 assert not self.process(instance).published
+                if self.view.ask is not None and self.view.ask.instance == instance:
+                    # Only what is there is asked.
+                    self.change(ask=None)
                 self.change(
                     processes=tuple(p for p in self.view.processes if p.instance != instance)
                 )
