@@ -78,14 +78,21 @@ class Call(ABC):
     _timer: asyncio.TimerHandle | None = None
     _connecting: asyncio.Task[None] | None = None
 
-    def __init__(self, workings: Workings, client: Client, request: Request, trace: Trace) -> None:
-        """Take what it is."""
+    def __init__(
+        self,
+        workings: Workings,
+        client: Client,
+        request: Request,
+        trace: Trace,
+        pieces: list[bytes],
+    ) -> None:
+        """Take what it is; `pieces` are what there is of its body."""
         self.keep_alive = request.keep_alive
         self._workings = workings
         self._client = client
         self._request = request
         self._trace = trace
-        self._pieces: list[bytes] = []
+        self._pieces = pieces
         """What is held of the request's body."""
 
     @property
@@ -133,7 +140,11 @@ class Call(ABC):
     def on_grant(self, grant: Grant) -> None:
         self._parked = False
         self._stop_timer()
-        self._attempt(grant.candidate, grant.cold, monotonic())
+        now = monotonic()
+        if grant.cold is not None:
+            self._cold = grant.cold
+            self._attempted_at = now
+        self._attempt(grant.candidate, now)
 
     @guarded
     def on_refusal(self, problem: Problem) -> None:
@@ -161,18 +172,20 @@ class Call(ABC):
 
     def _acquire(self, now: float) -> None:
         """Take a slot, or wait for one."""
-        workings = self._workings
-        function = self._key
-        candidate = workings.slots.take(function, now)
+        candidate = self._workings.slots.take(self._key, now)
         if candidate is not None:
-            self._attempt(candidate, None, now)
-            return
+            self._attempt(candidate, now)
+        else:
+            self._park(now)
+
+    def _park(self, now: float) -> None:
+        workings = self._workings
         limits = workings.limits
         self.parked_at = now
         spent = now - self._began
         within = max(0.0, min(limits.park_s, limits.transfer_s + limits.park_s - spent))
         self._parked = True
-        workings.slots.park(function, self)
+        workings.slots.park(self._key, self)
         if self._parked:
             self._timer = workings.loop.call_later(within, self._on_parked_long, within)
 
@@ -183,12 +196,9 @@ class Call(ABC):
         self._workings.slots.leave(self._key, self)
         self.refuse(no_room(within))
 
-    def _attempt(self, candidate: Candidate, cold: ColdStart | None, now: float) -> None:
+    def _attempt(self, candidate: Candidate, now: float) -> None:
         """Make the call on `candidate`, whose slot this has now."""
         self._candidate = candidate
-        if cold is not None:
-            self._cold = cold
-            self._attempted_at = now
         workings = self._workings
         connection = workings.pool.take(candidate.endpoint)
         if connection is not None:
@@ -221,22 +231,19 @@ class Call(ABC):
         silence_s = answer_deadline_s(admitted.function.timeout_s, self._workings.limits)
         self._silence_s = silence_s
         lead = self._client.lead(head, admitted)
-        chunked = head.incoming.length == "chunked"
+        pieces = self._pieces
         if not self._body_complete:
+            chunked = head.incoming.length == "chunked"
             lines = b"".join((lead, REQUEST_NAME, trace.request, trace.rest))
             data = with_token(lines, connection.endpoint.token, ask=True)
             connection.start(self, head.method, data)
-            self._upload = Upload(self, connection, self._pieces, silence_s, chunked=chunked)
+            self._upload = Upload(self, connection, pieces, silence_s, chunked=chunked)
             return
-        pieces = self._pieces
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        if chunked:
+        if head.incoming.length == "chunked":
             body = chunk(body) + chunk(b"") if body else chunk(b"")
-        data = b"".join(
-            (
-                lead, REQUEST_NAME, trace.request, trace.rest, connection.last_lines, body,
-            )
-        )  # fmt: skip
+        last = connection.last_lines
+        data = b"".join((lead, REQUEST_NAME, trace.request, trace.rest, last, body))
         connection.call(self, head.method, data, now + silence_s)
 
     def _fail(self, failure: Failure) -> None:

@@ -57,17 +57,16 @@ class Invocation(Call):
 
     # What the client's connection calls.
 
-    def serve(self, head: Head, admitted: Admitted, body: bytes) -> None:
-        """Begin with all of the request at hand, as most come."""
+    def serve(self, head: Head, admitted: Admitted, size: int) -> None:
+        """Begin with all of the request at hand, as most come; `size` is the body's."""
         now = self._began = monotonic()
         self._head = head
         self._admitted = admitted
         function = self._function = admitted.function
         self._key = function.key
-        self._pieces.append(body)
         self._body_complete = True
         try:
-            if len(body) > function.body_bytes:
+            if size > function.body_bytes:
                 self.refuse(too_large(function.body_bytes))
             else:
                 self._acquire(now)

@@ -227,7 +227,7 @@ class ClientConnection(BoundedConnection):
                 self._head = None
                 return False
         quiet = self._is_quiet()
-        invocation = Invocation(workings, self, request, read_trace(self.headers))
+        invocation = Invocation(workings, self, request, read_trace(self.headers), [])
         invocation.verdict = verdict
         self.cycle = invocation  # type: ignore[assignment]  # it stands in for uvicorn's
         if quiet:
@@ -247,9 +247,10 @@ class ClientConnection(BoundedConnection):
         if not admitted.is_plain:
             return False
         # The parser stands between two requests, and stays there.
-        self._turn = invocation = Invocation(workings, self, head, fresh_trace())
+        body = data[len(head.raw) :]
+        self._turn = invocation = Invocation(workings, self, head, fresh_trace(), [body])
         self.cycle = invocation  # type: ignore[assignment]  # it stands in for uvicorn's
-        invocation.serve(head, admitted, data[len(head.raw) :])
+        invocation.serve(head, admitted, len(body))
         return True
 
     def _learn(self, workings: Workings, head: Head, data: bytes) -> None:

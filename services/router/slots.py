@@ -258,20 +258,23 @@ class Slots:
         if fleet is None:
             return None
         candidates = fleet.candidates
-        candidate: Candidate | None
         if len(candidates) == 1:
             # So it is for most functions, and there is no choice.
-            candidate = candidates[0] if may_serve(candidates[0], now) else None
+            candidate = candidates[0]
+            if not may_serve(candidate, now):
+                return None
         else:
             active = self.state.functions.get(function)
             fleet.turn += 1
             revision = active.revision if active is not None else 0
-            candidate = choose(candidates, revision, now, fleet.turn)
-        if candidate is not None:
-            candidate.in_flight += 1
-            if not fleet.in_flight:
-                self._busy[function] = fleet
-            fleet.in_flight += 1
+            chosen = choose(candidates, revision, now, fleet.turn)
+            if chosen is None:
+                return None
+            candidate = chosen
+        candidate.in_flight += 1
+        if not fleet.in_flight:
+            self._busy[function] = fleet
+        fleet.in_flight += 1
         return candidate
 
     def _eject(self, function: Key, candidate: Candidate, cause: Cause) -> None:
