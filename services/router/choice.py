@@ -44,11 +44,6 @@ class Ejection(msgspec.Struct, frozen=True):
     failures: int
 
 
-def may_serve(candidate: Candidate, now: float) -> bool:
-    """Return whether an endpoint takes requests and has a slot free."""
-    return candidate.ejected_until <= now and candidate.in_flight < candidate.endpoint.concurrency
-
-
 def choose(
     candidates: Sequence[Candidate], active_revision: int, now: float, turn: int
 ) -> Candidate | None:

@@ -18,6 +18,7 @@ from prometheus_client.core import (
 from services.router.table import Key
 
 BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
+_FIRST_S: Final = BUCKETS_S[0]
 NOBODY: Final[Key] = ("", "")
 """Stands for requests that no route took."""
 
@@ -52,7 +53,9 @@ class Metrics:
         if series is None:
             series = self._series[function] = _Series()
         series.classes[status // 100] += 1
-        series.buckets[bisect_left(BUCKETS_S, seconds)] += 1
+        # Most are in the first: to find that so is half the price of a search.
+        bucket = bisect_left(BUCKETS_S, seconds) if seconds > _FIRST_S else 0
+        series.buckets[bucket] += 1
         series.seconds += seconds
 
     def forget(self, function: Key) -> None:

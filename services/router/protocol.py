@@ -49,8 +49,9 @@ class ClientConnection(BoundedConnection):
         self.on_lost: Callable[[], object] | None = None
         """Called when the client is gone before its answer is complete."""
         self._origin = Origin("unknown", "http", ())
-        self._common: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")
-        """The headers of every answer, and the same as lines."""
+        self._common: list[tuple[bytes, bytes]] = []
+        """The headers of every answer."""
+        self._common_lines = b""
         self._turn: Invocation | None = None
         """The invocation that is being answered; the application's have `on_lost`."""
         self._head: Head | None = None
@@ -70,10 +71,11 @@ class ClientConnection(BoundedConnection):
     def common_lines(self) -> bytes:
         """Return the header lines that stand in every answer."""
         headers = self.server_state.default_headers
-        if self._common[0] is not headers:
+        if self._common is not headers:
             # uvicorn makes a new list each second, with the date.
-            self._common = (headers, header_lines(headers))
-        return self._common[1]
+            self._common = headers
+            self._common_lines = header_lines(headers)
+        return self._common_lines
 
     def lead(self, head: Head, admitted: Admitted) -> bytes:
         """Return what an instance gets first: all of the head but the ids and its own lines."""

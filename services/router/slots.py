@@ -26,7 +26,6 @@ from services.router.choice import (
     Shortage,
     choose,
     eject,
-    may_serve,
     next_return,
     shortage,
     silent_instances,
@@ -261,7 +260,10 @@ class Slots:
         if len(candidates) == 1:
             # So it is for most functions, and there is no choice.
             candidate = candidates[0]
-            if not may_serve(candidate, now):
+            if (
+                candidate.ejected_until > now
+                or candidate.in_flight >= candidate.endpoint.concurrency
+            ):
                 return None
         else:
             active = self.state.functions.get(function)

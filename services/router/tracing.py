@@ -7,7 +7,7 @@ span that nobody records, as not sampled, and tracers of functions heed that.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from random import getrandbits
 from typing import Final
 
@@ -58,18 +58,18 @@ def read_trace(headers: Iterable[tuple[bytes, bytes]]) -> Trace:
     return Trace(request) if request else fresh_trace()
 
 
-def _fresh_traces() -> Iterator[Trace]:
-    """Yield ids without end. They are no secrets."""
-    size = _DRAWN * _DIGITS
-    while True:
-        digits = getrandbits(4 * size).to_bytes(size // 2, "big").hex().encode("ascii")
-        for at in range(0, size, _DIGITS):
-            yield Trace(digits[at : at + _DIGITS])
-
-
-_fresh: Final = _fresh_traces()
+_fresh: Final[list[Trace]] = []
 
 
 def fresh_trace() -> Trace:
     """Return the ids of a request that brings none."""
-    return next(_fresh)
+    if not _fresh:
+        _draw()
+    return _fresh.pop()
+
+
+def _draw() -> None:
+    """Make many at once. Ids are no secrets."""
+    size = _DRAWN * _DIGITS
+    digits = getrandbits(4 * size).to_bytes(size // 2, "big").hex().encode("ascii")
+    _fresh.extend([Trace(digits[at : at + _DIGITS]) for at in range(0, size, _DIGITS)])
