@@ -193,7 +193,9 @@ class ContainerdSource:
             self._sandboxes[sandbox.id] = container_id
             sightings.append(pod)
         if why:
-            sightings.append(self._gone(container_id, why))
+            # One that is made to be started again was never told.
+            if container_id in self._running:
+                sightings.append(self._gone(container_id, why))
             self._over.add(container_id)
         elif look is not None and (look.happened, container.state) != ("started", "running"):
             self._look_again(container_id, look)

@@ -32,6 +32,8 @@ class Runtime:
         self.implements = {"GetContainerEvents", "Subscribe"}
         self.states: list[int] = []
         """What the container's status says, at each question the next one; the last one stays."""
+        self.attempt = 0
+        """How often the container was started before."""
         self.not_found = 0
         """How often the sandbox is not found."""
         self.fails = False
@@ -102,7 +104,10 @@ class Runtime:
 
     async def _container(self, *_: object) -> cri.ContainerStatusResponse:
         state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
-        status = cri.ContainerStatus(id="c1", state=state, started_at=1_000_000_000)
+        metadata = cri.ContainerMetadata(attempt=self.attempt)
+        status = cri.ContainerStatus(
+            id="c1", state=state, started_at=1_000_000_000, metadata=metadata
+        )
         return cri.ContainerStatusResponse(status=status)
 
     async def _cri_events(self, *_: object) -> AsyncIterator[object]:
@@ -185,6 +190,16 @@ async def test_a_state_that_comes_later_than_its_event_is_waited_for(runtime, wa
     runtime.states = [cri.CONTAINER_RUNNING, cri.CONTAINER_RUNNING, cri.CONTAINER_EXITED]
     runtime.happens(STOPPED)
     assert await watching.next() == PodGone("u1", "its keeper ended with exit code 0")
+
+
+async def test_a_container_that_is_made_to_be_started_again_is_passed_over(runtime, watching):
+    runtime.states, runtime.attempt = [cri.CONTAINER_CREATED], 1
+    await runtime.start()
+    assert await watching.next() == Snapshot(())
+    runtime.states = [cri.CONTAINER_RUNNING]
+    runtime.happens(STARTED)
+    runtime.happens(None)
+    assert await watching.next() == Snapshot(())
 
 
 @pytest.mark.parametrize(
