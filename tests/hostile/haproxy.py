@@ -1,17 +1,12 @@
 """A real haproxy on one port of this machine."""
 
 import json
-import os
-import shutil
-import socket
 import subprocess
-import time
 from pathlib import Path
 from typing import Final
 
-import pytest
+from tests.hostile.listening import Port, program
 
-_START_S: Final = 30.0
 _CONFIG: Final = """
 global
   log stdout format raw local0
@@ -37,24 +32,19 @@ class Haproxy:
     """It logs what it has dealt with. `config` goes on with its frontend."""
 
     def __init__(self, directory: Path, config: str, *, client_s: float = 0.3) -> None:
-        program = shutil.which("haproxy", path=os.environ["PATH"] + ":/usr/sbin")
-        if program is None:
-            pytest.skip("there is no haproxy here; Debian's package `haproxy` has one")
-        # Bound, not listening: the port is haproxy's alone, and no other process gets it.
-        self._reserved = socket.socket()
-        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        self._reserved.bind(("127.0.0.1", 0))
-        self.port: int = self._reserved.getsockname()[1]
+        found = program("haproxy")
+        self._port = Port()
+        self.port = self._port.number
         self._log = directory / "requests"
         file = directory / "haproxy.cfg"
         text = _CONFIG.format(port=self.port, config=config, client_s=client_s)
         file.write_text(text.replace("0.3s", "300ms"))
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [program, "-db", "-f", file], stdout=log, stderr=subprocess.DEVNULL
+                [found, "-db", "-f", file], stdout=log, stderr=subprocess.DEVNULL
             )
         try:
-            self._wait()
+            self._port.wait(self._process)
         except BaseException:
             self.stop()
             raise
@@ -70,16 +60,4 @@ class Haproxy:
     def stop(self) -> None:
         self._process.kill()
         self._process.wait()
-        self._reserved.close()
-
-    def _wait(self) -> None:
-        until = time.monotonic() + _START_S
-        while True:
-            assert self._process.poll() is None, "haproxy did not start"
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-            except OSError:
-                assert time.monotonic() < until, "haproxy does not listen"
-                time.sleep(0.005)
-            else:
-                return
+        self._port.close()

@@ -1,17 +1,12 @@
 """A real nginx on one port of this machine."""
 
 import json
-import os
-import shutil
-import socket
 import subprocess
-import time
 from pathlib import Path
 from typing import Final
 
-import pytest
+from tests.hostile.listening import Port, program
 
-_START_S: Final = 30.0
 _HTTP: Final = """
 pid {directory}/pid;
 error_log stderr warn;
@@ -39,24 +34,19 @@ class Nginx:
     """One worker, which is impatient with its clients. `config` is what stands in `http`."""
 
     def __init__(self, directory: Path, config: str) -> None:
-        program = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin")
-        if program is None:
-            pytest.skip("there is no nginx here; Debian's package `nginx` has one")
-        # Bound, not listening: the port is nginx's alone, and no other process gets it.
-        self._reserved = socket.socket()
-        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        self._reserved.bind(("127.0.0.1", 0))
-        self.port: int = self._reserved.getsockname()[1]
+        found = program("nginx")
+        self._port = Port()
+        self.port = self._port.number
         self._requests = directory / "requests"
         file = directory / "nginx.conf"
         listen = f"listen 127.0.0.1:{self.port} reuseport;"
         file.write_text(_HTTP.format(directory=directory, config=config.replace("LISTEN", listen)))
         self._process = subprocess.Popen(
-            [program, "-p", directory, "-c", file, "-e", "stderr", "-g", "daemon off;"],
+            [found, "-p", directory, "-c", file, "-e", "stderr", "-g", "daemon off;"],
             stderr=subprocess.DEVNULL,
         )
         try:
-            self._wait()
+            self._port.wait(self._process)
         except BaseException:
             self.stop()
             raise
@@ -68,16 +58,4 @@ class Nginx:
     def stop(self) -> None:
         self._process.terminate()
         self._process.wait()
-        self._reserved.close()
-
-    def _wait(self) -> None:
-        until = time.monotonic() + _START_S
-        while True:
-            assert self._process.poll() is None, "nginx did not start"
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-            except OSError:
-                assert time.monotonic() < until, "nginx does not listen"
-                time.sleep(0.005)
-            else:
-                return
+        self._port.close()

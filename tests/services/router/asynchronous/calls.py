@@ -1,6 +1,8 @@
 """What tests of asynchronous invocations do over and over."""
 
+import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -8,9 +10,23 @@ import msgspec
 from schemas.invocations import DeadLetter
 from schemas.specs import Asynchronous
 from tests.services.router.clients import eventually
+from tests.services.router.instances import Call
 from tests.services.router.platform import Platform, Router
 
 ASYNC = {"prefer": "respond-async"}
+
+
+def hangs_first(begun: asyncio.Event) -> Callable[[Call], Awaitable[None]]:
+    """Return a handler whose first call never ends; `begun` is set once that is made."""
+
+    async def handler(call: Call) -> None:
+        await call.read_body()
+        if len(call.instance.calls) == 1:
+            begun.set()
+            await asyncio.Event().wait()
+        await call.answer(b"ok")
+
+    return handler
 
 
 async def told(router: Router, location: str) -> dict[str, Any]:

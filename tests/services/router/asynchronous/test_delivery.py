@@ -18,6 +18,7 @@ from tests.services.router.asynchronous.calls import (
     accepted,
     dead_letters,
     ended,
+    hangs_first,
     ready,
     told,
 )
@@ -114,15 +115,7 @@ async def test_a_router_killed_in_the_middle_costs_an_attempt_and_no_invocation(
     platform: Platform,
 ) -> None:
     begun = asyncio.Event()
-
-    async def first_hangs(call: Call) -> None:
-        await call.read_body()
-        if len(call.instance.calls) == 1:
-            begun.set()
-            await asyncio.Event().wait()
-        await call.answer(b"ok")
-
-    doomed = await ready(platform, first_hangs, timeout_s=0.5)
+    doomed = await ready(platform, hangs_first(begun), timeout_s=0.5)
     location = await accepted(doomed)
     async with asyncio.timeout(30):
         await begun.wait()
@@ -157,16 +150,8 @@ async def test_a_router_killed_in_the_last_attempt_leaves_a_dead_letter(platform
 
 async def test_a_router_that_ends_hands_its_work_over_at_once(platform: Platform) -> None:
     begun = asyncio.Event()
-
-    async def first_hangs(call: Call) -> None:
-        await call.read_body()
-        if len(call.instance.calls) == 1:
-            begun.set()
-            await asyncio.Event().wait()
-        await call.answer(b"ok")
-
     # A lease of an hour: if it had to run out, this would not end.
-    leaving = await ready(platform, first_hangs, timeout_s=3600.0)
+    leaving = await ready(platform, hangs_first(begun), timeout_s=3600.0)
     location = await accepted(leaving)
     async with asyncio.timeout(30):
         await begun.wait()

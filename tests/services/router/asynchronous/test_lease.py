@@ -4,7 +4,7 @@ import asyncio
 import signal
 
 from tests.conftest import NatsServer
-from tests.services.router.asynchronous.calls import accepted, ended, ready, told
+from tests.services.router.asynchronous.calls import accepted, ended, hangs_first, ready, told
 from tests.services.router.clients import eventually
 from tests.services.router.instances import Call
 from tests.services.router.platform import Platform
@@ -22,15 +22,7 @@ async def test_what_a_killed_router_ran_is_taken_over_long_before_its_timeout(
     platform: Platform,
 ) -> None:
     begun = asyncio.Event()
-
-    async def first_hangs(call: Call) -> None:
-        await call.read_body()
-        if len(call.instance.calls) == 1:
-            begun.set()
-            await asyncio.Event().wait()
-        await call.answer(b"ok")
-
-    doomed = await ready(platform, first_hangs, timeout_s=3600.0)
+    doomed = await ready(platform, hangs_first(begun), timeout_s=3600.0)
     router = await platform.router()
     # Not this one: the first to look has it, and it must be the one that dies.
     router.signal(signal.SIGSTOP)
