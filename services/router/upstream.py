@@ -126,6 +126,8 @@ class Connection(asyncio.Protocol):
 
     def start(self, receiver: Receiver, method: str, data: bytes) -> None:
         """Begin a request; `data` is its head and what there is of its body."""
+        # What runs is the bound of the call before, which nobody took back.
+        self._deadline.clear()
         self._receiver = receiver
         self._head_only = method == "HEAD"
         self._fresh = not self._head_only

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -54,6 +55,29 @@ async def test_the_connection_used_last_is_used_next_and_idle_ones_are_closed(
     assert not first.usable
     assert second.usable
     second.close()
+
+
+async def test_the_bound_of_a_call_that_is_over_does_not_end_the_next(
+    pool: Pool, instance: Instance
+) -> None:
+    connection = await pool.connect(instance.endpoint)
+    bound = monotonic() + 0.2
+    first = Exchange(connection)
+    connection.call(first, "GET", GET, bound)
+    await first.head()
+    while await first.read():
+        pass
+    head, rest = GET[:-2], GET[-2:]
+    second = Exchange(connection)
+    connection.start(second, "GET", head)
+    over = asyncio.Event()
+    asyncio.get_running_loop().call_later(bound - monotonic() + 0.05, over.set)
+    await over.wait()
+    connection.send(rest)
+    connection.finish()
+    assert (await second.head())[0] == 200
+    assert await second.read() == b""
+    connection.close()
 
 
 async def test_an_answer_that_is_whole_while_its_reader_is_slow_leaves_a_connection_that_reads(
