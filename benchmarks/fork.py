@@ -7,7 +7,7 @@ import os
 import sys
 import time
 
-from keeper.engine import Host
+from keeper.function import Host
 
 
 def fork_ms() -> float:

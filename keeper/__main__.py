@@ -51,7 +51,8 @@ def main(argv: list[str]) -> int:
 def _pod(argv: list[str]) -> int:
     from keeper import settings  # noqa: PLC0415 -- each way of starting pays only for itself
     from keeper.budget import Budget  # noqa: PLC0415
-    from keeper.engine import Host, engine_hash  # noqa: PLC0415
+    from keeper.engine import engine_hash  # noqa: PLC0415
+    from keeper.function import Host  # noqa: PLC0415
     from keeper.listeners import listen  # noqa: PLC0415
     from keeper.load import Loader, take_load  # noqa: PLC0415
     from keeper.logs import Log  # noqa: PLC0415

@@ -9,15 +9,13 @@ it at the end of the slice.
 
 import ctypes
 import time
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 import msgspec
 
 from keeper import capi
+from keeper.sandbox import Sandbox
 from keeper.slot import Slot
-
-if TYPE_CHECKING:
-    from keeper.engine import Function
 
 _START: Final = b"_start"
 _MAX_INSTANCES: Final = 1
@@ -40,6 +38,21 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     timed_out: bool = False
 
 
+class Callee(Protocol):
+    """What a call needs of the function that it runs (see `function`)."""
+
+    sandbox: Sandbox
+    engine: int
+    instance_pre: int
+    has_wasi: bool
+
+    def release(self, slot: Slot) -> None:
+        """Take back the slot of a call that has ended."""
+
+    def flush(self) -> None:
+        """Get rid of what WASI could not write of a flood."""
+
+
 class Call:
     """An invocation that has begun. Call `step` until it returns the outcome."""
 
@@ -53,7 +66,7 @@ class Call:
 
     def __init__(
         self,
-        function: "Function",
+        function: Callee,
         slot: Slot,
         argv: list[bytes],
         stdin: bytes,

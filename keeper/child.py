@@ -21,9 +21,11 @@ from keeper.answer import Program
 from keeper.budget import Budget
 from keeper.call import Outcome
 from keeper.control import RefusedError
-from keeper.engine import Function, Host, ModuleError, Sandbox
+from keeper.engine import ModuleError
+from keeper.function import Function, Host
 from keeper.loop import Loop
 from keeper.runner import Runner
+from keeper.sandbox import Sandbox
 from keeper.scoreboard import Scoreboard
 from keeper.server import Connection
 from keeper.service import MAX_BUFFERED_BYTES, MAX_CONNECTIONS, Service, Serving

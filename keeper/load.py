@@ -18,9 +18,9 @@ from keeper import artifact, confine, logs, messages
 from keeper.answer import Program
 from keeper.child import Child, Inherited, Plan, end, tell
 from keeper.control import ControlCall, RefusedError, Verify, response
-from keeper.engine import Sandbox
 from keeper.loop import Loop
 from keeper.rehearsal import rehearse
+from keeper.sandbox import Sandbox
 from schemas.control import InstanceState, LoadReply, LoadRequest, decode_load
 from schemas.specs import MIB
 from schemas.unreadable import UNREADABLE

@@ -9,7 +9,7 @@ import functools
 import math
 import socket
 import time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
@@ -19,13 +19,11 @@ from keeper.children import Child, PendingUnload
 from keeper.control import RefusedError, Verify, Window
 from keeper.listeners import bind
 from keeper.spares import Spares
+from keeper.supervisor import Supervisor
 from keeper.watch import MAX_WATCHERS
 from schemas.control import KeeperHealth, UnloadReply, UnloadRequest, WatchSnapshot
 from schemas.names import sha256_hex
 from schemas.unreadable import UNREADABLE
-
-if TYPE_CHECKING:
-    from keeper.supervisor import Supervisor
 
 MAX_CALLERS: Final = 128
 LOAD_TIMEOUT_S: Final = 60.0
@@ -47,7 +45,7 @@ class Control(msgspec.Struct, frozen=True):
 class ControlPort:
     """The callers and their calls. It belongs to a supervisor and runs in its loop."""
 
-    def __init__(self, supervisor: "Supervisor", keeper: Control) -> None:
+    def __init__(self, supervisor: Supervisor, keeper: Control) -> None:
         self._supervisor = supervisor
         self._keeper = keeper
         self._window = Window()

@@ -18,9 +18,11 @@ from typing import Final
 
 from keeper.answer import Program
 from keeper.budget import Budget
-from keeper.engine import IDLE_SANDBOX, Function, Host, precompile
+from keeper.engine import precompile
+from keeper.function import Function, Host
 from keeper.loop import Loop
 from keeper.runner import Runner
+from keeper.sandbox import IDLE_SANDBOX
 from keeper.scoreboard import Scoreboards
 from keeper.server import Connection
 from keeper.service import Service, Serving

@@ -19,7 +19,7 @@ from typing import Final
 from keeper.answer import Invocation
 from keeper.budget import Share
 from keeper.call import Call, Outcome
-from keeper.engine import Function
+from keeper.function import Function
 from keeper.loop import Loop
 from keeper.patience import Patience
 from keeper.scoreboard import Scoreboard

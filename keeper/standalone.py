@@ -17,8 +17,10 @@ from keeper.answer import Program
 from keeper.artifact import sealed
 from keeper.budget import Budget
 from keeper.children import Child, State
-from keeper.engine import Host, ModuleError, Sandbox, engine_hash
+from keeper.engine import ModuleError, engine_hash
+from keeper.function import Host
 from keeper.module import compile_module, new_compiler
+from keeper.sandbox import Sandbox
 from keeper.scoreboard import Scoreboards
 from keeper.supervisor import Supervisor
 from keeper.zygote import ZygoteError, start

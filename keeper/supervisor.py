@@ -14,7 +14,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from keeper import logs, messages
 from keeper.budget import Budget
@@ -27,9 +27,6 @@ from keeper.zygote import Zygote, ZygoteError
 from schemas.control import WatchInstance, WatchTick
 from schemas.unreadable import UNREADABLE
 
-if TYPE_CHECKING:
-    from keeper.port import ControlPort
-
 TURN_S: Final = 0.2
 """Longest wait before deadlines and scoreboards are looked at."""
 BEAT_S: Final = 1.0
@@ -40,6 +37,22 @@ PACKETS_A_TURN: Final = 64
 """Of one child, before others are heard."""
 LAST_PACKETS: Final = 10_000
 """More than a channel holds: the last words come after all log lines."""
+
+
+class Port(Protocol):
+    """What the supervisor tells the control port, which stands above it (see `port`)."""
+
+    def due(self, now: float) -> float:
+        """Return when `look` has something to do that cannot wait for the next turn."""
+
+    def look(self, now: float) -> None:
+        """Do what is due by time, not by an event."""
+
+    def agreed(self, child: Child, said: messages.Agreed) -> None:
+        """Answer the unload call that the child has answered."""
+
+    def buried(self, child: Child) -> None:
+        """Answer who waits for a child that has ended."""
 
 
 class Supervisor:
@@ -63,7 +76,7 @@ class Supervisor:
         self.boot = os.urandom(8).hex()
         self.children: dict[int, Child] = {}
         self.stopping = False
-        self.port: ControlPort | None = None
+        self.port: Port | None = None
         """Where control calls come in; standalone there is none."""
         self.watchers = Watchers(self.on, self.off)
         self.on_exit: Callable[[Child, State], None] | None = None

@@ -27,7 +27,7 @@ from typing import Final, NoReturn
 from keeper import child as child_process
 from keeper import confine
 from keeper.budget import Budget
-from keeper.engine import Host
+from keeper.function import Host
 from keeper.rehearsal import practise
 from keeper.scoreboard import Scoreboards
 

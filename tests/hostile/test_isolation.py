@@ -32,7 +32,8 @@ import pytest
 from keeper import confine
 from keeper.budget import Budget
 from keeper.child import Inherited
-from keeper.engine import Host, engine_hash
+from keeper.engine import engine_hash
+from keeper.function import Host
 from keeper.scoreboard import Scoreboards
 from keeper.zygote import start
 from schemas.names import new_instance_id, new_token

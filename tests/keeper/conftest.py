@@ -104,6 +104,13 @@ class RefusedError(Exception):
         super().__init__(f"{status} {problem.problem}: {problem.message}")
 
 
+def refusal(action: Callable[[], object]) -> tuple[int, str]:
+    """Return the status and the problem with which a keeper refuses `action`."""
+    with pytest.raises(RefusedError) as caught:
+        action()
+    return caught.value.status, caught.value.problem
+
+
 class Loaded(msgspec.Struct, frozen=True):
     """A function process and the way to call it."""
 
@@ -174,6 +181,10 @@ class Watch:
             if isinstance(line, WatchInstance) and wanted(line.instance):
                 return line
         raise AssertionError("the stream ended")
+
+    def gone(self, instance: str) -> str:
+        """Wait until `instance` has ended, and return the reason that is told."""
+        return self.until(lambda it: (it.instance, it.state) == (instance, "gone")).reason
 
     def close(self) -> None:
         self._socket.shutdown(socket.SHUT_RDWR)

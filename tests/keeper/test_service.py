@@ -12,9 +12,10 @@ import pytest
 from keeper import service as service_module
 from keeper.answer import Program
 from keeper.budget import Budget
-from keeper.engine import Function, Host, Sandbox
+from keeper.function import Function, Host
 from keeper.loop import Loop
 from keeper.runner import Runner
+from keeper.sandbox import Sandbox
 from keeper.scoreboard import Scoreboards
 from keeper.server import BODY_TIMEOUT_S, HEAD_TIMEOUT_S, IDLE_TIMEOUT_S, Connection
 from keeper.service import Service, Serving

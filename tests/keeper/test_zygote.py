@@ -11,7 +11,8 @@ import pytest
 
 from keeper.budget import Budget
 from keeper.child import Inherited
-from keeper.engine import Host, engine_hash
+from keeper.engine import engine_hash
+from keeper.function import Host
 from keeper.scoreboard import Scoreboards
 from keeper.zygote import Zygote, ZygoteError, start
 from tests.keeper.conftest import Keeper
