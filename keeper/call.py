@@ -58,9 +58,11 @@ class Call:
 
     __slots__ = (
         "_context", "_function", "_future", "_instantiated", "_slot", "_started", "_store",
-        "deadline",
+        "abandoned", "deadline",
     )  # fmt: skip
 
+    abandoned: bool
+    """Nobody waits for its outcome any more."""
     deadline: float
     """When it must have ended, on the monotonic clock."""
 
@@ -77,6 +79,7 @@ class Call:
         self._function = function
         self._slot = slot
         self._instantiated = False
+        self.abandoned = False
         config = _wasi_config(argv, stdin, variables) if function.has_wasi else 0
         self._store = capi.store_new(function.engine, None, None)
         self._context = context = capi.store_context(self._store)
@@ -123,6 +126,10 @@ class Call:
         """End the call where it stands: its time is over."""
         limit = self._function.sandbox.timeout_s
         return self._end(None, f"timed out after {limit:g} s", timed_out=True)
+
+    def abandon(self) -> Outcome:
+        """End the call where it stands: its client has left."""
+        return self._end(None, "its client left before it ended")
 
     def stuck(self) -> Outcome:
         """Return how a call ended that keeps its thread in a host call past its time.

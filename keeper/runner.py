@@ -55,8 +55,10 @@ class Runner:
         self._looked_at: Call | None = None
         self._waiting: deque[tuple[Call, Done]] = deque()
 
-    def run(self, invocation: Invocation, done: Done) -> None:
+    def run(self, invocation: Invocation, done: Done) -> Call | None:
         """Begin an invocation; `done` is called with its outcome, maybe before this returns.
+
+        Returns the call if it goes on. One that is `abandoned` ends at its next turn.
 
         Raises:
             ValueError: WASI does not take the arguments.
@@ -68,10 +70,11 @@ class Runner:
         if outcome is not None:
             self._ended()
             done(outcome)
-            return
+            return None
         if not self._waiting:
             self._loop.call_soon(self._turn)
         self._waiting.append((call, done))
+        return call
 
     def _ended(self) -> None:
         self._scoreboard.ended()
@@ -100,7 +103,7 @@ class Runner:
 
     def _turn(self) -> None:
         call, done = self._waiting.popleft()
-        outcome = self._slice(call, done)
+        outcome = call.abandon() if call.abandoned else self._slice(call, done)
         if outcome is None:
             self._waiting.append((call, done))
         if self._waiting:

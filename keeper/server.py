@@ -27,7 +27,7 @@ from keeper.answer import (
     invocation_of,
     refusal,
 )
-from keeper.call import Outcome
+from keeper.call import Call, Outcome
 from keeper.exchange import Exchange
 from keeper.loop import Stream
 from keeper.service import Reason, Service
@@ -63,6 +63,8 @@ class Connection:
         self._head_done = True
         self._fruitless = 0  # bytes fed that neither completed a head nor held any of a body
         self._running = False
+        self._call: Call | None = None
+        """What runs, once that has taken more than a slice."""
         self._writable = True
         self._unsent = 0
         self._closing = False  # answer what is queued, read no more
@@ -81,8 +83,10 @@ class Connection:
             self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection; a call that runs ends by itself and is not answered."""
+        """Forget the connection; a call that runs is ended where it stands."""
         self._closing = self._lingering = True
+        if self._call is not None:
+            self._call.abandoned = True
         if not self._writable:
             self._service.stalled -= 1
         self._service.connections.discard(self)
@@ -288,7 +292,9 @@ class Connection:
         self._running = True
         try:
             invocation = invocation_of(service.serving.program, request)
-            service.runner.run(invocation, lambda outcome: self._ended(exchange, outcome))
+            self._call = service.runner.run(
+                invocation, lambda outcome: self._ended(exchange, outcome)
+            )
         except BadRequestError as error:
             self._running = False
             self._respond(exchange, refusal(400, str(error)))
@@ -304,6 +310,7 @@ class Connection:
             )
         late = self._transport.is_closing()
         self._running = False
+        self._call = None
         if late:
             return
         self._respond(exchange, answer, b"%b: %.3f\r\n" % (_RUN_HEADER, outcome.run_ms))

@@ -300,6 +300,19 @@ def test_a_long_call_does_not_hold_up_short_ones(keeper: Any) -> None:
     assert answers[0]["error"] == "timed out after 2 s"
 
 
+def test_a_call_whose_client_leaves_is_ended_and_its_place_is_free(keeper: Any) -> None:
+    burn = keeper.load("burn", concurrency=1, limits=Limits(timeout_s=300))
+    with raw(burn) as it:
+        body = b'{"args":["999999999999"]}'
+        it.send(it.head("X-Request-Id: left", f"Content-Length: {len(body)}") + body)
+        while not keeper.in_flight(burn.instance):
+            pass
+    line = keeper.log_until(lambda line: line.get("request_id") == "left")
+    assert "its client left before it ended" in line["text"]
+    assert keeper.in_flight(burn.instance) == 0
+    assert burn.run("1")["status"] == 0
+
+
 def test_overlapping_requests_never_mix_their_output(keeper: Any) -> None:
     burn = keeper.load("burn", limits=Limits(timeout_s=60))
     counts = [str(n) for n in range(10_000_000, 10_000_008)]
