@@ -25,16 +25,11 @@ from schemas.unreadable import UNREADABLE
 from services.bus.connection import Bus, settle
 from services.scheduler import scaling
 from services.scheduler.audience import Audience
+from services.scheduler.function import REPORT_S, Function
 from services.scheduler.loading import Loaded, Loader, LoadError
 from services.scheduler.metrics import DEMANDS
 from services.scheduler.record import DeposedError
-from services.scheduler.world import (
-    REPORT_S,
-    Function,
-    FunctionName,
-    World,
-    serving_idleness,
-)
+from services.scheduler.world import FunctionName, World
 
 MAX_WAIT_S: Final = 60.0
 PARALLEL: Final = 256
@@ -81,7 +76,7 @@ class Demands:
         _, most = scaling.bounds(active.spec.scaling)
         running = len(serving) + len(function.loading)
         # One that does not answer is made up for, but not again and again.
-        alive = len(serving_idleness(function, active.revision)) + len(function.loading)
+        alive = len(function.serving(active.revision)) + len(function.loading)
         if (running >= most or alive >= 2 * most) and not function.loading:
             return DemandRefused(_at_most(active), _AT_MOST_RETRY_S)
         trouble = function.troubles.get(active.revision)

@@ -24,12 +24,13 @@ from schemas.endpoints import Endpoint
 from schemas.names import new_instance_id, new_token
 from services.scheduler import placement
 from services.scheduler.artifacts import ArtifactError, Artifacts
+from services.scheduler.function import Function, Instance
 from services.scheduler.keepers import ControlError, KeeperClient, UnreachableError
 from services.scheduler.metrics import LOADS
 from services.scheduler.natives import NativeError, NativeFleet
 from services.scheduler.record import DeposedError, Record
 from services.scheduler.secret_files import SecretError, read_secrets
-from services.scheduler.world import Function, FunctionName, Instance, Keeper, World
+from services.scheduler.world import FunctionName, Keeper, World
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ import msgspec
 from schemas.active import ActiveFunction
 from schemas.endpoints import Endpoint
 from schemas.pods import PodFact
+from services.scheduler.function import REPORT_S
 from services.scheduler.pods.native import Native, Revision
-from services.scheduler.world import REPORT_S
 
 SLOW_S: Final = 15.0
 """What takes longer is told of even if the cluster names no reason."""

@@ -25,6 +25,7 @@ from schemas.endpoints import Endpoint
 from schemas.names import new_instance_id
 from schemas.pods import PodFact
 from services.scheduler import scaling
+from services.scheduler.function import Instance
 from services.scheduler.nativepod import NativePod, endpoint_of, is_drained, is_native
 from services.scheduler.pods.deployment import revision_of
 from services.scheduler.pods.native import (
@@ -37,7 +38,7 @@ from services.scheduler.pods.native import (
     Workload,
 )
 from services.scheduler.record import Record
-from services.scheduler.world import FunctionName, Instance, World
+from services.scheduler.world import FunctionName, World
 
 COME_S: Final = 900.0
 """How long a native may take to serve: its image may be large, and a node may have to come."""

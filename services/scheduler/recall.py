@@ -21,9 +21,10 @@ from schemas.unreadable import UNREADABLE
 from services.bus.connection import Bus
 from services.bus.follow import follow
 from services.bus.state import Entry, Snapshot, Update
+from services.scheduler.function import Instance
 from services.scheduler.memory import Memory, active_again, endpoints_again
 from services.scheduler.record import WITHOUT_SPEC, Record, active_subject
-from services.scheduler.world import Instance, World
+from services.scheduler.world import World
 
 log = logging.getLogger(__name__)
 

@@ -20,6 +20,7 @@ from services.bus.connection import Bus
 from services.bus.errors import BusError
 from services.scheduler.artifacts import ArtifactError, Artifacts
 from services.scheduler.fleet import Fleet
+from services.scheduler.function import Instance
 from services.scheduler.judging import Judging
 from services.scheduler.keepers import ControlError, KeeperClient, UnreachableError
 from services.scheduler.loading import Loader
@@ -43,7 +44,7 @@ from services.scheduler.plan import (
 from services.scheduler.pods import PodError
 from services.scheduler.record import DeposedError, Record, spec_correlation
 from services.scheduler.scaling import Ask
-from services.scheduler.world import FunctionName, Instance, World
+from services.scheduler.world import FunctionName, World
 from services.workqueue import WorkQueue
 
 Key = tuple[str, str, str]
@@ -145,7 +146,7 @@ class Reconciler:
             self._world.functions.pop(name, None)
             return None
         # As of the time of the plan: what has become due since is in it only then.
-        waits = (again, self._world.look_again_s(name, now))
+        waits = (again, function.look_again_s(self._world.active.get(name), now))
         return min((wait for wait in waits if wait is not None), default=None)
 
     def _wait_for_build(self, name: FunctionName) -> None:

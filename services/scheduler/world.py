@@ -19,13 +19,13 @@ from schemas.active import (
     ActiveTimer,
 )
 from schemas.builds import Build, build_id
-from schemas.endpoints import Endpoint
 from schemas.pods import PodFact
 from schemas.specs import AnySpec, FunctionSpec
 from schemas.status import NO_SPEC, Status
-from services.scheduler import placement, scaling
+from services.scheduler import placement
+from services.scheduler.function import Function
 from services.scheduler.judge import Rejected, Resolved, Waiting, resolve
-from services.scheduler.plan import Failure, Process, ProcessState, View
+from services.scheduler.plan import Failure, Process, View
 from services.scheduler.routes import Claims
 
 Object = tuple[str, str, str]
@@ -39,11 +39,6 @@ BEREFT = (
 )
 REMEMBERED = 0
 """Revision of what was in force when NATS lost its data: less than any of the new streams."""
-FIRST_RETRY_S = 0.5
-LAST_RETRY_S = 60.0
-ASK_S = 1.0
-REPORT_S = 3.0
-"""How long a router's report of its activity counts."""
 
 
 class Spec(msgspec.Struct, frozen=True):
@@ -51,68 +46,6 @@ class Spec(msgspec.Struct, frozen=True):
 
     revision: int
     verdict: AnySpec | Rejected
-
-
-class Instance(msgspec.Struct, kw_only=True):
-    """One process of a function: where it answers, and how far it is."""
-
-    endpoint: Endpoint
-    state: ProcessState = "serving"
-    published: bool = False
-    reason: str = ""
-    loaded: float = 0.0
-    """Monotonic: when it was loaded, or adopted."""
-    since: float = 0.0
-    """Monotonic: when it was loaded, or last known to have been used."""
-    ask_again: float = 0.0
-    """Monotonic: not to be asked whether it is idle before."""
-    withdrawn: float = 0.0
-    """Monotonic: when the endpoint of a native that is to end was seen to be withdrawn."""
-
-
-class Trouble(msgspec.Struct):
-    """Why a revision could not be loaded, and until when (monotonic) it is left alone."""
-
-    message: str
-    until: float
-    times: int = 1
-
-
-class Function(msgspec.Struct):
-    """What is known of one function beside its spec."""
-
-    instances: dict[str, Instance] = {}
-    loading: dict[str, int] = {}
-    """Instance -> revision of each load call under way."""
-    troubles: dict[int, Trouble] = {}
-    """Revision -> its trouble. Each has its own, or two that fail would reset each other."""
-    reports: dict[str, tuple[int, float]] = {}
-    """Router -> its load, and when it said so (monotonic)."""
-    demanded: tuple[int, float] = (0, 0.0)
-    """What a router has parked by its last demand, and when it said so."""
-    peak: scaling.Peak | None = None
-    asked: str = ""
-    """The build that the builder has answered a request for."""
-    builder_silent: bool = False
-    """The builder did not answer the last request."""
-    used: float = 0.0
-    """Monotonic: when a router last said anything of it."""
-    waits: str = ""
-    """What its natives wait for, as far as that is known."""
-
-    def fail(self, revision: int, message: str, now: float) -> float:
-        """Have a revision left alone for a while that doubles; return how long."""
-        before = self.troubles.get(revision)
-        times = 1 if before is None else before.times + 1
-        delay_s = min(FIRST_RETRY_S * 2.0 ** min(times - 1, 16), LAST_RETRY_S)
-        self.troubles[revision] = Trouble(message, now + delay_s, times)
-        return delay_s
-
-    def load(self, now: float) -> int:
-        """Return the invocations in flight and parked, as last reported."""
-        said = sum(load for load, at in self.reports.values() if now - at < REPORT_S)
-        parked, at = self.demanded
-        return max(said, parked if now - at < REPORT_S else 0)
 
 
 class Keeper(msgspec.Struct, kw_only=True):
@@ -252,7 +185,6 @@ class World:
         spec = self.specs.get(("function", *name))
         source = wanted.source if isinstance(wanted, Resolved) else None
         build = build_id(source) if source is not None else ""
-        load = function.load(now)
         return View(
             namespace=name[0],
             name=name[1],
@@ -264,52 +196,15 @@ class World:
             builder_silent=function.builder_silent,
             engine=self.engine(),
             processes=tuple(self._processes(function)),
-            load=load,
+            load=function.load(now),
             waits=function.waits or self.waits((name[0], name[1] if _is_alone(wanted) else "")),
             failures=tuple(
                 Failure(revision, trouble.message, may_retry=now >= trouble.until)
                 for revision, trouble in function.troubles.items()
             ),
-            ask=self._ask(function, active, load, now),
+            ask=function.ask(active, now) if active is not None else None,
             status=self.statuses.get(("function", *name)),
         )
-
-    def _ask(
-        self, function: Function, active: ActiveFunction | None, load: int, now: float
-    ) -> scaling.Ask | None:
-        if active is None:
-            return None
-        if function.peak is None:
-            function.peak = scaling.Peak(active.spec.scaling.idle_timeout_s)
-        function.peak.see(load, now)
-        serving = serving_idleness(function, active.revision)
-        if any(function.instances[one.instance].ask_again > now for one in serving):
-            return None
-        ask, _ = scaling.surplus(active.spec.scaling, serving, function.peak.value(now), now)
-        return ask
-
-    def look_again_s(self, name: FunctionName, now: float) -> float | None:
-        """Return in how many seconds a function is to be looked at without any news.
-
-        `now` is that of the view that was planned from: whatever was due by then has
-        been done, and whatever is due later is waited for.
-        """
-        function, active = self.function(name), self.active.get(name)
-        waits = [one.until - now for one in function.troubles.values() if one.until > now]
-        if active is not None:
-            serving = serving_idleness(function, active.revision)
-            ask, again = scaling.surplus(active.spec.scaling, serving, function.load(now), now)
-            if again is not None:
-                waits.append(again)
-            elif ask is not None:
-                # A router says that it is needed, or a new revision is on its way.
-                waits.append(REPORT_S if function.load(now) else ASK_S)
-            waits += [
-                instance.ask_again - now
-                for instance in function.instances.values()
-                if instance.ask_again > now
-            ]
-        return min(waits, default=None)
 
     def caches_apart(self) -> bool:
         """Whether keepers have caches of their own: then a new one has no artifact yet."""
@@ -391,15 +286,6 @@ class World:
             and spec.verdict.executor == "keeper"
             for (kind, of, _), spec in self.specs.items()
         )
-
-
-def serving_idleness(function: Function, revision: int) -> list[scaling.Idleness]:
-    """Return since when each process that serves `revision` may have been idle."""
-    return [
-        scaling.Idleness(instance, known.since)
-        for instance, known in function.instances.items()
-        if known.state == "serving" and known.endpoint.revision == revision
-    ]
 
 
 def _is_alone(wanted: Resolved | Waiting | Rejected | None) -> bool:

@@ -11,7 +11,8 @@ from schemas.control import Activity, DemandMet, DemandRefused, DemandRequest, F
 from schemas.endpoints import Endpoint
 from schemas.specs import FunctionSpec, Module, Scaling
 from services.scheduler.demand import Demands
-from services.scheduler.world import Instance, World
+from services.scheduler.function import Instance
+from services.scheduler.world import World
 
 SHA = "a" * 64
 NAME = ("default", "f")

@@ -6,9 +6,10 @@ from schemas.active import ActiveFunction, ActiveRoute
 from schemas.builds import Artifact
 from schemas.endpoints import Endpoint
 from schemas.specs import FunctionSpec, Module, RouteSpec
+from services.scheduler.function import Instance
 from services.scheduler.judge import Waiting
 from services.scheduler.memory import Memory, active_again, endpoints_again
-from services.scheduler.world import REMEMBERED, Instance, Spec, World
+from services.scheduler.world import REMEMBERED, Spec, World
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SHA = "a" * 64

@@ -11,6 +11,7 @@ from schemas.active import ActiveFunction
 from schemas.endpoints import Endpoint
 from schemas.pods import PodFact
 from schemas.specs import FunctionSpec, Scaling
+from services.scheduler.function import Instance
 from services.scheduler.nativepod import is_drained
 from services.scheduler.natives import SETTLE_S, NativeError, NativeFleet
 from services.scheduler.pods.native import (
@@ -22,7 +23,7 @@ from services.scheduler.pods.native import (
     Workload,
 )
 from services.scheduler.scaling import Ask
-from services.scheduler.world import Instance, Spec, World
+from services.scheduler.world import Spec, World
 
 NAME = ("default", "web")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -8,9 +8,10 @@ from schemas.builds import Artifact
 from schemas.endpoints import Endpoint
 from schemas.pods import PodFact
 from schemas.specs import FunctionSpec, Module, Scaling
+from services.scheduler.function import Instance
 from services.scheduler.judge import Rejected
 from services.scheduler.plan import AskIdle, Load, plan
-from services.scheduler.world import Instance, Keeper, Spec, World
+from services.scheduler.world import Keeper, Spec, World
 
 SHA = "a" * 64
 NAME = ("default", "f")
@@ -43,7 +44,7 @@ def test_a_failure_is_retried_or_waited_for_at_whatever_time_it_is_looked_at(
         world.function(NAME).fail(1, "it broke", failed_at)
     now = failed_at + later
     loads = [a for a in plan(world.view(NAME, now)) if isinstance(a, Load)]
-    again_s = world.look_again_s(NAME, now)
+    again_s = world.function(NAME).look_again_s(world.active[NAME], now)
     assert loads or (again_s is not None and 0 < again_s <= 60.001)
 
 
@@ -56,18 +57,8 @@ def test_an_idle_process_is_asked_or_waited_for_at_whatever_time_it_is_looked_at
     serve(world, since)
     now = since + later
     asked = [a for a in plan(world.view(NAME, now)) if isinstance(a, AskIdle)]
-    again_s = world.look_again_s(NAME, now)
+    again_s = world.function(NAME).look_again_s(world.active[NAME], now)
     assert asked or (again_s is not None and 0 < again_s <= timeout_s)
-
-
-@given(st.floats(0.1, 100))
-def test_a_function_that_fails_for_ever_is_never_retried_more_often_than_each_minute(
-    step: float,
-) -> None:
-    failing = World().function(NAME)
-    delays = [failing.fail(1, "it broke", number * step) for number in range(2000)]
-    assert delays == sorted(delays)
-    assert delays[-1] == 60
 
 
 def test_the_users_of_an_environment_are_those_by_spec_and_those_in_force() -> None:
