@@ -25,30 +25,27 @@ from schemas import subjects
 from schemas.builds import MAX_MODULE_MIB, MODULES_BUCKET, UPLOADS_BUCKET
 from schemas.events import Event, LogLine
 from schemas.names import sha256_hex
-from schemas.specs import KINDS, AnySpec, Module, decode_spec
-from schemas.status import NO_SPEC, Status
+from schemas.specs import KINDS, AnySpec, Module
+from schemas.status import Status
 from schemas.streams import EVENTS, LOGS, MIB, SPECS, STATUS
 from services.bus import connection, objects
 from services.bus.errors import Conflict
 from services.bus.feed import FeedLost, open_feed
-from services.bus.follow import follow
 from services.bus.publish import TOMBSTONE_S, publish, tombstone
-from services.bus.state import Entry, Put, Snapshot
-from wasmfn import access
+from services.bus.state import Entry
+from wasmfn import access, rollout
 from wasmfn.discovery import Platform
 from wasmfn.errors import (
     ConflictError,
-    DeadlineError,
     MissingError,
     RejectedError,
 )
 from wasmfn.history import read_log
-from wasmfn.objects import Key, Object, functions_using, name_problem, verb_of
+from wasmfn.objects import Key, Object, functions_using, joined, verb_of
 
 __all__ = ["Client", "Key", "Object", "connect"]
 
 CONNECT_S: Final = 3.0
-_FINAL: Final = ("active", "rejected", "failed")
 _BUCKETS: Final = (UPLOADS_BUCKET, MODULES_BUCKET)
 """Where a module's bytes may be: the builder keeps those that it built."""
 _MAX_MODULE_BYTES: Final = 512 * MIB
@@ -218,29 +215,9 @@ class Client:
         Raises:
             DeadlineError: some are on their way yet.
         """
-        ends = (*_FINAL, "waiting") if or_waiting else _FINAL
-        final: dict[Key, Status] = {}
-        seen: dict[Key, Status] = {}
-        if not revisions:
-            return final
-        filters = [subjects.STATUS.subject(**_tokens(key)) for key in revisions]
-        updates = follow(self.bus, STATUS.name, filters)
-        try:
-            async with asyncio.timeout(timeout_s), contextlib.aclosing(updates):
-                async for update in updates:
-                    for status in _statuses(update):
-                        key = Key(status.kind, status.namespace, status.name)
-                        if status.observed_revision < revisions[key]:
-                            continue
-                        seen[key] = status
-                        on_status(status)
-                        if status.phase in ends:
-                            final[key] = status
-                    if final.keys() == revisions.keys():
-                        break
-        except TimeoutError:
-            raise _late(revisions, seen, final, timeout_s) from None
-        return final
+        return await rollout.follow(
+            self.bus, revisions, timeout_s, on_status, or_waiting=or_waiting
+        )
 
     async def wait_active(
         self,
@@ -252,20 +229,7 @@ class Client:
     ) -> dict[Key, Status]:
         """Do what `wait` does, and raise RejectedError if one was rejected or failed."""
         statuses = await self.wait(revisions, timeout_s, on_status, or_waiting=or_waiting)
-        bad = [s for s in statuses.values() if s.phase in ("rejected", "failed")]
-        if bad:
-            raise RejectedError(
-                "; ".join(
-                    f"{s.kind} {s.namespace}/{s.name} "
-                    f"{'was rejected' if s.phase == 'rejected' else 'failed'}: {s.message}"
-                    + (
-                        f" (revision {s.active_revision} stays in force)"
-                        if s.active_revision is not None
-                        else ""
-                    )
-                    for s in bad
-                )
-            )
+        rollout.must_be_active(statuses)
         return statuses
 
     async def events(
@@ -303,18 +267,7 @@ class Client:
                 self._snapshot(SPECS.name, subjects.SPECS.filter(**tokens)),
                 self._snapshot(STATUS.name, subjects.STATUS.filter(**tokens)),
             )
-        told = {
-            (s.kind, s.namespace, s.name): s for entry in statuses if (s := _status(entry.payload))
-        }
-        objects = []
-        for entry in specs:
-            words = subjects.SPECS.parse(entry.subject)
-            if words is not None:
-                key = Key(words["kind"], words["namespace"], words["name"])
-                status = told.pop((key.kind, key.namespace, key.name), None)
-                objects.append(_object(key, entry, status))
-        objects += [_unpublished(s) for s in told.values() if s.observed_revision == NO_SPEC]
-        return sorted(objects, key=lambda thing: thing.key)
+        return joined(specs, statuses)
 
     async def _snapshot(self, stream: str, subject: str) -> list[Entry]:
         """Return the last message of each subject, without the deleted ones."""
@@ -325,76 +278,6 @@ class Client:
             except FeedLost:
                 async with asyncio.timeout(CONNECT_S):
                     await self.bus.wait_connected()
-
-
-def _object(key: Key, entry: Entry, status: Status | None) -> Object:
-    spec: AnySpec | None = None
-    # Whoever publishes without this client can also choose names that are none.
-    problem = name_problem(key.namespace) or name_problem(key.name) or ""
-    if not problem:
-        try:
-            spec = decode_spec(key.kind, entry.payload)
-        except (ValueError, msgspec.DecodeError) as error:
-            problem = str(error)
-    return Object(
-        key=key,
-        revision=entry.sequence,
-        published_at=entry.time,
-        spec=spec,
-        problem=problem,
-        status=status,
-    )
-
-
-def _unpublished(status: Status) -> Object:
-    """Return what is in force though its spec is not there any more."""
-    return Object(
-        key=Key(status.kind, status.namespace, status.name),
-        revision=status.observed_revision,
-        published_at=status.time,
-        spec=None,
-        problem=status.message,
-        published=False,
-        status=status,
-    )
-
-
-def _statuses(update: object) -> list[Status]:
-    """Return the statuses that an update of the stream STATUS carries."""
-    match update:
-        case Snapshot(entries=entries):
-            payloads = [entry.payload for entry in entries]
-        case Put(entry=entry):
-            payloads = [entry.payload]
-        case _:
-            payloads = []
-    return [status for payload in payloads if (status := _status(payload))]
-
-
-def _status(payload: bytes) -> Status | None:
-    try:
-        return msgspec.json.decode(payload, type=Status)
-    except msgspec.DecodeError:
-        return None
-
-
-def _late(
-    revisions: Mapping[Key, int],
-    seen: Mapping[Key, Status],
-    final: Mapping[Key, Status],
-    timeout_s: float,
-) -> DeadlineError:
-    """Return the error that says how far those are that did not arrive."""
-    key = min(key for key in revisions if key not in final)
-    if key not in seen:
-        return DeadlineError(
-            f"nobody has looked at {key} within {timeout_s:g} s; `wasmfn doctor` tells whether"
-            " the scheduler runs"
-        )
-    return DeadlineError(
-        f"{key} is still {seen[key].phase} after {timeout_s:g} s: {seen[key].message}; it goes on"
-        " without us, follow it with `wasmfn events -f`"
-    )
 
 
 def _tokens(key: Key) -> dict[str, str]:

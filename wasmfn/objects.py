@@ -12,8 +12,10 @@ import msgspec
 
 from schemas import status
 from schemas.names import Name
-from schemas.specs import AnySpec, FunctionSpec, RouteSpec
-from schemas.status import Status
+from schemas.specs import AnySpec, FunctionSpec, RouteSpec, decode_spec
+from schemas.status import NO_SPEC, Status
+from schemas.subjects import SPECS
+from services.bus.state import Entry
 
 Phase = status.Phase | Literal["pending"]
 """The phases of a status, and `pending` for a revision that has none yet."""
@@ -69,6 +71,64 @@ class Object(msgspec.Struct, frozen=True, kw_only=True):
         if self.phase == "pending":
             return self.problem or "the scheduler has not looked at it yet"
         return "" if self.status is None else self.status.message
+
+
+def joined(specs: Iterable[Entry], statuses: Iterable[Entry]) -> list[Object]:
+    """Return the objects that messages of SPECS and STATUS tell of, sorted.
+
+    One in force whose spec is gone is among them; what is left of a deleted one is not.
+    """
+    told = {
+        (s.kind, s.namespace, s.name): s for entry in statuses if (s := status_of(entry.payload))
+    }
+    objects = []
+    for entry in specs:
+        words = SPECS.parse(entry.subject)
+        if words is not None:
+            key = Key(words["kind"], words["namespace"], words["name"])
+            objects.append(_object(key, entry, told.pop((key.kind, key.namespace, key.name), None)))
+    objects += [_unpublished(s) for s in told.values() if s.observed_revision == NO_SPEC]
+    return sorted(objects, key=lambda thing: thing.key)
+
+
+def status_of(payload: bytes) -> Status | None:
+    """Return the status in a message, or None if there is none that can be read."""
+    try:
+        return msgspec.json.decode(payload, type=Status)
+    except msgspec.DecodeError:
+        return None
+
+
+def _object(key: Key, entry: Entry, status: Status | None) -> Object:
+    spec: AnySpec | None = None
+    # Whoever publishes without this client can also choose names that are none.
+    problem = name_problem(key.namespace) or name_problem(key.name) or ""
+    if not problem:
+        try:
+            spec = decode_spec(key.kind, entry.payload)
+        except (ValueError, msgspec.DecodeError) as error:
+            problem = str(error)
+    return Object(
+        key=key,
+        revision=entry.sequence,
+        published_at=entry.time,
+        spec=spec,
+        problem=problem,
+        status=status,
+    )
+
+
+def _unpublished(status: Status) -> Object:
+    """Return what is in force though its spec is not there any more."""
+    return Object(
+        key=Key(status.kind, status.namespace, status.name),
+        revision=status.observed_revision,
+        published_at=status.time,
+        spec=None,
+        problem=status.message,
+        published=False,
+        status=status,
+    )
 
 
 def verb_of(kind: str) -> str:

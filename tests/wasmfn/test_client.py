@@ -13,9 +13,7 @@ from schemas.events import LogLine, new_event
 from schemas.names import sha256_hex
 from schemas.specs import EnvironmentSpec, FunctionSpec, Limits, Module, RouteSpec
 from schemas.status import NO_SPEC, Phase, Status
-from services.bus.errors import BusRefused
 from services.bus.streams import ensure_buckets, ensure_streams
-from wasmfn.access import translated
 from wasmfn.client import Client, Key, connect
 from wasmfn.discovery import Platform
 from wasmfn.errors import (
@@ -25,7 +23,6 @@ from wasmfn.errors import (
     RejectedError,
     UnreachableError,
 )
-from wasmfn.history import About
 
 SORT = Key("function", "default", "sort")
 SPEC = FunctionSpec(module=Module("ab" * 32, "sort.wasm"))
@@ -293,19 +290,3 @@ async def test_a_nats_without_a_platform_says_so(nats_server: Any) -> None:
             await client.objects()
         with pytest.raises(UnreachableError):
             await client.put_module(b"x", "x.wasm")
-
-
-def test_the_story_of_a_function_has_its_builds_and_nobody_elses_events() -> None:
-    about = About("default", "sort")
-    published = new_event("scheduler", "default", "function", "sort", "spec-published", "x")
-    built = new_event("builder", "-", "build", "ab12", "ready", "x", correlation=published.id)
-    endpoint = new_event("scheduler", "default", "endpoint", "e1", "added", "x", function="sort")
-    other = new_event("scheduler", "other", "function", "sort", "scaled", "up")
-    events = [built, published, built, endpoint, other]
-    assert [about.takes(event) for event in events] == [False, True, True, True, False]
-
-
-def test_a_disk_that_was_full_is_an_error_that_says_to_start_nats_again() -> None:
-    reason = "write /data/OBJ_uploads/msgs/1.blk: no space left on device"
-    with pytest.raises(RejectedError, match="start NATS again"), translated():
-        raise BusRefused("writing", reason)
