@@ -5,9 +5,9 @@ from typing import Any
 import click
 import pytest
 
-from schemas.specs import Container, FunctionSpec
+from schemas.specs import Container, FunctionSpec, SubscriptionSpec
 from wasmfn.cli.deploy import deploy
-from wasmfn.cli.flags import with_flags
+from wasmfn.cli.flags import changed_fields, checked, with_flags
 
 
 def flags(**given: Any) -> dict[str, Any]:
@@ -37,3 +37,10 @@ def test_a_function_that_goes_back_to_keepers_has_no_container() -> None:
 def test_a_port_without_an_image_of_its_own_is_refused() -> None:
     with pytest.raises(click.UsageError, match="executor `deployment`"):
         with_flags(None, flags(port=8080), image="web:1")
+
+
+def test_a_field_that_is_not_given_stays_as_it_was() -> None:
+    before = SubscriptionSpec(subject="a.>", function="f", queue="q", reply=True)
+    given = {"subject": None, "function": "g", "stream": None, "queue": None, "reply": False}
+    after = checked(changed_fields(before, given), SubscriptionSpec)
+    assert after == SubscriptionSpec(subject="a.>", function="g", queue="q", reply=False)

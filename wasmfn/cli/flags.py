@@ -1,7 +1,7 @@
-"""The options that describe a function, and what they make of a spec.
+"""What options make of a spec: what is not given stays, or gets its default in a new one.
 
-`deploy`, `fn create` and `fn update` share them: what is not given stays as it
-is, or gets its default where there is nothing yet.
+Those that describe a function are here too, for `deploy`, `fn create` and
+`fn update` share them.
 """
 
 from collections.abc import Callable
@@ -161,6 +161,15 @@ def checked(fields: dict[str, Any], spec: type[S]) -> S:
         return msgspec.convert(fields, spec)
     except msgspec.ValidationError as error:
         _refuse(error)
+
+
+def changed_fields(before: AnySpec | None, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a spec, if there is one yet, with those that options give set.
+
+    `given` is by field; None means not given.
+    """
+    had = {} if before is None else msgspec.structs.asdict(before)
+    return had | {field: value for field, value in given.items() if value is not None}
 
 
 def changed_variables(before: AnySpec | None, given: tuple[Variable | str, ...]) -> dict[str, str]:

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from schemas.specs import SubscriptionSpec
-from wasmfn.cli.flags import checked
+from wasmfn.cli.flags import changed_fields, checked
 from wasmfn.cli.output import note
 from wasmfn.cli.parameters import NAME
 from wasmfn.cli.publishing import create_object, update_object
@@ -51,7 +51,7 @@ async def create(session: Session, name: str | None, named: str | None, **fields
       wasmfn subscription create all --subject 'shop.>' --stream SHOP --function audit
     """
     key = Key("subscription", session.namespace, the_name(name, named))
-    spec = _spec({}, fields)
+    spec = _spec(None, fields)
     async with session.connect() as client:
         await create_object(client, key, spec)
     note(f"created {key}: {spec.subject} -> {spec.function}")
@@ -72,19 +72,14 @@ async def update(session: Session, name: str | None, named: str | None, **fields
       wasmfn subscription update orders --function order-2
     """
     key = Key("subscription", session.namespace, the_name(name, named))
-
-    def changed(before: SubscriptionSpec) -> SubscriptionSpec:
-        had = {field: getattr(before, field) for field in before.__struct_fields__}
-        return _spec(had, fields)
-
     async with session.connect() as client:
-        await update_object(client, key, SubscriptionSpec, changed)
+        await update_object(client, key, SubscriptionSpec, lambda before: _spec(before, fields))
     note(f"updated {key}")
 
 
-def _spec(before: dict[str, Any], given: dict[str, Any]) -> SubscriptionSpec:
+def _spec(before: SubscriptionSpec | None, given: dict[str, Any]) -> SubscriptionSpec:
     """Return the subscription with what the options give in place of what it had."""
-    fields = before | {field: value for field, value in given.items() if value is not None}
+    fields = changed_fields(before, given)
     for field in ("stream", "queue"):
         fields[field] = fields.get(field) or None
     return checked(fields, SubscriptionSpec)

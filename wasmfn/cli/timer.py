@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from schemas.specs import TimerSpec
-from wasmfn.cli.flags import checked
+from wasmfn.cli.flags import changed_fields, checked
 from wasmfn.cli.output import note
 from wasmfn.cli.parameters import NAME
 from wasmfn.cli.publishing import create_object, update_object
@@ -54,7 +54,7 @@ async def create(session: Session, name: str | None, named: str | None, **fields
       wasmfn timer create sorts --cron '0 * * * *' --function sort --body '{"args": ["2", "1"]}'
     """
     key = Key("timer", session.namespace, the_name(name, named))
-    spec = _spec({}, fields)
+    spec = _spec(None, fields)
     async with session.connect() as client:
         await create_object(client, key, spec)
     note(f"created {key}: {spec.schedule} {spec.timezone} -> {spec.function}")
@@ -77,20 +77,14 @@ async def update(session: Session, name: str | None, named: str | None, **fields
       wasmfn timer update nightly --pause
     """
     key = Key("timer", session.namespace, the_name(name, named))
-
-    def changed(before: TimerSpec) -> TimerSpec:
-        had = {field: getattr(before, field) for field in before.__struct_fields__}
-        return _spec(had, fields)
-
     async with session.connect() as client:
-        await update_object(client, key, TimerSpec, changed)
+        await update_object(client, key, TimerSpec, lambda before: _spec(before, fields))
     note(f"updated {key}")
 
 
-def _spec(before: dict[str, Any], given: dict[str, Any]) -> TimerSpec:
+def _spec(before: TimerSpec | None, given: dict[str, Any]) -> TimerSpec:
     """Return the timer with what the options give in place of what it had."""
-    fields = before | {field: value for field, value in given.items() if value is not None}
-    return checked(fields, TimerSpec)
+    return checked(changed_fields(before, given), TimerSpec)
 
 
 def _row(thing: Object) -> tuple[str | Span, ...]:
