@@ -12,7 +12,7 @@ import pytest
 
 from schemas.specs import Limits
 from tests.hostile.test_requests import play, statuses
-from tests.keeper.conftest import Compiler, Keeper, Loaded
+from tests.keeper.conftest import Keeper, Loaded
 from tests.services.router.clients import Peer, connect, eventually
 from tests.services.router.platform import Platform
 
@@ -108,13 +108,6 @@ async def test_a_router_at_its_most_connections_says_so_and_takes_new_ones_when_
 
 
 # A keeper's ports.
-
-
-@pytest.fixture(scope="module")
-def keeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keeper]:
-    keeper = Keeper(tmp_path_factory.mktemp("keeper"), Compiler())
-    yield keeper
-    keeper.close()
 
 
 @pytest.fixture

@@ -8,69 +8,46 @@ at from outside.
 import _thread
 import contextlib
 import ctypes
-import json
 import mmap
 import os
-import random
 import re
 import resource
-import secrets
 import select
 import socket
-import ssl
 import stat
-import subprocess
-import sys
-import threading
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import TypeVar
 
 import pytest
 
 from keeper import confine
-from keeper.budget import Budget
-from keeper.child import Inherited
-from keeper.engine import engine_hash
-from keeper.function import Host
-from keeper.scoreboard import Scoreboards
-from keeper.zygote import start
-from schemas.names import new_instance_id, new_token
+from schemas.names import new_instance_id
 from tests.conftest import NatsServer
-from tests.keeper.conftest import Compiler, Keeper, Loaded
+from tests.keeper.captive import (
+    check,
+    confined,
+    in_fork,
+    libc,
+    lock_in,
+    outcome,
+    read_memory,
+    system_call,
+    trace,
+)
+from tests.keeper.conftest import Keeper, Loaded
 from tests.keeper.memory import in_memory
 
 NOBODY = 65534
 _by_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root can look into a process that is not dumpable"
 )
+T = TypeVar("T")
+
 MIB = 1 << 20
 DESCRIPTORS = 128
 DATA = 64 * MIB
 SECRET = "the neighbour's " + new_instance_id()
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
-_libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-
-RANDOM = """(module
-  (import "wasi_snapshot_preview1" "random_get" (func $random (param i32 i32) (result i32)))
-  (import "wasi_snapshot_preview1" "fd_write"
-    (func $write (param i32 i32 i32 i32) (result i32)))
-  (memory (export "memory") 1)
-  (data (i32.const 0) "\\10\\00\\00\\00\\10\\00\\00\\00")
-  (func (export "_start")
-    (drop (call $random (i32.const 16) (i32.const 16)))
-    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 64)))))"""
-
-
-@pytest.fixture(scope="module")
-def keeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keeper]:
-    keeper = Keeper(tmp_path_factory.mktemp("keeper"), Compiler())
-    yield keeper
-    keeper.close()
 
 
 @pytest.fixture(scope="module")
@@ -87,20 +64,9 @@ def other(keeper: Keeper, neighbour: Loaded) -> Loaded:
 # What one could try.
 
 
-def check(result: int) -> None:
-    if result < 0:
-        raise OSError(ctypes.get_errno(), "refused")
-
-
-def read_memory(pid: int) -> None:
-    buffer = ctypes.create_string_buffer(8)
-    vector = (ctypes.c_void_p * 2)(ctypes.addressof(buffer), 8)
-    check(_libc.process_vm_readv(pid, vector, 1, vector, 1, 0))
-
-
 def raise_limit(descriptors: int) -> None:
     limit = (ctypes.c_uint64 * 2)(descriptors, descriptors)
-    check(_libc.setrlimit(resource.RLIMIT_NOFILE, limit))
+    check(libc.setrlimit(resource.RLIMIT_NOFILE, limit))
 
 
 def take_port(spare: socket.socket, loaded: Loaded) -> None:
@@ -132,8 +98,8 @@ def attacks(
         "read its memory as a file": lambda: Path(f"/proc/{pid}/mem").read_bytes(),
         "read the zygote's memory": lambda: read_memory(zygote),
         "read its environment": lambda: Path(f"/proc/{pid}/environ").read_bytes(),
-        "trace it": lambda: check(_libc.ptrace(16, pid, 0, 0)),
-        "take its descriptors": lambda: check(_libc.syscall(438, os.pidfd_open(pid), 3, 0)),
+        "trace it": lambda: trace(pid),
+        "take its descriptors": lambda: system_call(438, os.pidfd_open(pid), 3, 0),
         "signal it": lambda: os.kill(pid, 9),
         "signal the zygote": lambda: os.kill(zygote, 9),
         "read the supervisor's memory": lambda: read_memory(supervisor),
@@ -175,42 +141,9 @@ ATTACKS = (
 )  # fmt: skip
 
 
-def lock_in(program: bytes) -> None:
-    confine.confine(
-        program,
-        confine.open_statm(),
-        lambda: None,
-        file_bytes=MIB,
-        descriptors=DESCRIPTORS,
-        data_bytes=DATA,
-    )
-
-
-def in_fork(task: Callable[[], object], *, confined: bool = True) -> object:
+def in_child(task: Callable[[], T]) -> T:
     """Return what `task` returns in a process that is locked in as a child is."""
-    program = confine.compile_filter()
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            if confined:
-                lock_in(program)
-            os.write(writer, json.dumps(task()).encode())
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        answer = pipe.read()
-    os.waitpid(pid, 0)
-    return json.loads(answer)
-
-
-def outcome(action: Callable[[], object]) -> str:
-    try:
-        action()
-    except OSError as error:
-        return type(error).__name__
-    return "worked"
+    return confined(task, descriptors=DESCRIPTORS, data_bytes=DATA)
 
 
 @pytest.fixture(scope="module")
@@ -226,9 +159,7 @@ def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 def outcomes(keeper: Keeper, neighbour: Loaded, other: Loaded, nats: int) -> dict[str, str]:
     with socket.socket() as spare, socket.create_server(("127.0.0.1", 0)) as listener:
         tried = attacks(keeper, neighbour, spare, listener, nats)
-        told = in_fork(lambda: {name: outcome(tried[name]) for name in ATTACKS})
-    assert isinstance(told, dict)
-    return told
+        return in_child(lambda: {name: outcome(tried[name]) for name in ATTACKS})
 
 
 @pytest.mark.parametrize("attack", ["call NATS", "call NATS by sending"])
@@ -239,7 +170,7 @@ def test_what_is_tried_works_where_nothing_is_locked_in(
         pytest.skip("this machine's kernel sends nothing by TCP Fast Open")
     with socket.socket() as spare, socket.create_server(("127.0.0.1", 0)) as listener:
         tried = attacks(keeper, neighbour, spare, listener, nats)
-        assert in_fork(lambda: outcome(tried[attack]), confined=False) == "worked"
+        assert in_fork(lambda: outcome(tried[attack])) == "worked"
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
@@ -260,7 +191,7 @@ def channel_of(pid: int) -> socket.socket:
     held = os.pidfd_open(pid)
     try:
         for name in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208 - names only
-            if (taken := _libc.syscall(438, held, int(name), 0)) < 0:
+            if (taken := libc.syscall(438, held, int(name), 0)) < 0:
                 continue
             mode = os.fstat(taken).st_mode
             if stat.S_ISSOCK(mode):
@@ -308,9 +239,8 @@ def test_descriptors_and_memory_files_end_at_their_limits() -> None:
         except OSError:
             return [opened, os.write(file, bytes(2 * MIB))]
 
-    told = in_fork(exhaust)
+    told = in_child(exhaust)
     os.close(file)
-    assert isinstance(told, list)
     assert 0 < told[0] < DESCRIPTORS
     assert told[1] == MIB
 
@@ -336,16 +266,15 @@ def test_memory_ends_at_its_limit_however_it_is_taken() -> None:
 
     def reserved() -> bool:
         """Touch what was mapped without access before, as a pool of sandboxes is."""
-        return _libc.mprotect(ctypes.c_void_p(place), 2 * DATA, 3) != 0
+        return libc.mprotect(ctypes.c_void_p(place), 2 * DATA, 3) != 0
 
-    place = _libc.mmap(None, 2 * DATA, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+    place = libc.mmap(None, 2 * DATA, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
     for way in (allocated, mapped):
-        told = in_fork(way)
-        assert isinstance(told, int)
+        told = in_child(way)
         # What the process has free already comes on top.
         assert DATA / 2 < told < 2 * DATA
-    assert in_fork(reserved)
-    _libc.munmap(ctypes.c_void_p(place), 2 * DATA)
+    assert in_child(reserved)
+    libc.munmap(ctypes.c_void_p(place), 2 * DATA)
 
 
 def test_no_thread_can_be_started() -> None:
@@ -356,14 +285,14 @@ def test_no_thread_can_be_started() -> None:
             return str(error)
         return "started"
 
-    assert in_fork(start, confined=False) == "started"
-    assert "can't start new thread" in str(in_fork(start))
+    assert in_fork(start) == "started"
+    assert "can't start new thread" in str(in_child(start))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="must be able to give up the rights of root")
-@pytest.mark.parametrize("confined", [False, True])
+@pytest.mark.parametrize("locked_in", [False, True])
 def test_another_process_of_the_same_user_sees_into_it_only_if_it_is_not_locked_in(
-    confined: bool,
+    locked_in: bool,
 ) -> None:
     program = confine.compile_filter()
     ready, go = os.pipe(), os.pipe()
@@ -373,9 +302,9 @@ def test_another_process_of_the_same_user_sees_into_it_only_if_it_is_not_locked_
             os.setgid(NOBODY)
             os.setuid(NOBODY)
             # The change of user has made it not dumpable; an ordinary process is.
-            _libc.prctl(4, 1, 0, 0, 0)
-            if confined:
-                lock_in(program)
+            libc.prctl(4, 1, 0, 0, 0)
+            if locked_in:
+                lock_in(program, descriptors=DESCRIPTORS, data_bytes=DATA)
             os.write(ready[1], b"x")
             os.read(go[0], 1)
         finally:
@@ -388,7 +317,7 @@ def test_another_process_of_the_same_user_sees_into_it_only_if_it_is_not_locked_
 
     try:
         os.read(ready[0], 1)
-        assert in_fork(look, confined=False) == ("PermissionError" if confined else "worked")
+        assert in_fork(look) == ("PermissionError" if locked_in else "worked")
     finally:
         os.write(go[1], b"x")
         os.waitpid(pid, 0)
@@ -444,62 +373,3 @@ def test_a_neighbours_secret_is_in_its_own_memory_only(
     assert in_memory(neighbour.reply.pid, SECRET.encode())
     for pid in (keeper.process.pid, keeper.zygote, other.reply.pid):
         assert not in_memory(pid, SECRET.encode())
-
-
-# What children could have in common.
-
-
-def test_no_two_children_and_no_two_calls_get_the_same_random_bytes(keeper: Keeper) -> None:
-    seen = []
-    for _ in range(10):
-        loaded = keeper.load(RANDOM, interface="stdin")
-        calls = [threading.Thread(target=lambda it=loaded: seen.append(it.call()[1]))
-                 for _ in range(5)]  # fmt: skip
-        for call in calls:
-            call.start()
-        for call in calls:
-            call.join()
-        keeper.unload(loaded.instance, "kill")
-    assert {len(drawn) for drawn in seen} == {16}
-    assert len(set(seen)) == len(seen) == 50
-
-
-def test_two_children_of_one_zygote_draw_different_bytes_from_every_source() -> None:
-    def live(inherited: Inherited, _: bool) -> NoReturn:
-        drawn = {
-            "the kernel": os.urandom(16).hex(),
-            "OpenSSL": ssl.RAND_bytes(16).hex(),
-            "random": random.randbytes(16).hex(),  # noqa: S311 -- it is one of the sources
-            "secrets": secrets.token_hex(16),
-            "uuid": uuid.uuid4().hex,
-            "an instance's id": new_instance_id(),
-            "a token": new_token(),
-        }
-        inherited.channel.send(json.dumps(drawn).encode())
-        os._exit(0)
-
-    ssl.RAND_bytes(1)
-    random.random()  # noqa: S311 -- so that there is a state to inherit
-    host = Host()
-    zygote = start(live, host, engine_hash(host.engine), Scoreboards(2), Budget(0, 2))
-    draws = []
-    for index in range(2):
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with ours, theirs:
-            pid = zygote.fork(theirs, index, warm=False)
-            draws.append(json.loads(ours.recv(4096)))
-            zygote.bury(pid)
-    zygote.channel.close()
-    os.waitpid(zygote.pid, 0)
-    one, two = draws
-    assert [source for source in one if one[source] == two[source]] == []
-
-
-def test_a_keeper_has_no_generator_of_random_numbers_but_the_kernels() -> None:
-    """What is not there before the fork cannot be shared after it."""
-    code = (
-        "import sys, keeper.load, keeper.port, keeper.settings, keeper.supervisor\n"
-        "print([name for name in ('random', 'secrets', 'ssl', 'numpy') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"

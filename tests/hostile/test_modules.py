@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from services.builder.compile import CompileLimits, compile_module
 from services.builder.errors import Rejected
 from services.builder.inspect import inspect
 from tests.hostile.corpus import ANSWERED, REFUSED, STUCK, Hostile
-from tests.keeper.conftest import Compiler, Keeper, Loaded
+from tests.keeper.conftest import Keeper, Loaded
 
 MIB = 1 << 20
 COMPILING = CompileLimits(wall_s=60.0, cpu_s=3, memory_mib=512)
@@ -28,13 +28,6 @@ def built(module: bytes, work: Path) -> bytes:
     """Return `module` precompiled, as the builder does it. Raises Rejected."""
     inspect(module, max_bytes=16 * MIB, max_memory_bytes=128 * MIB)
     return asyncio.run(compile_module(module, work, COMPILING)).code
-
-
-@pytest.fixture(scope="module")
-def keeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keeper]:
-    keeper = Keeper(tmp_path_factory.mktemp("keeper"), Compiler())
-    yield keeper
-    keeper.close()
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,12 @@ import asyncio
 import contextlib
 import re
 import socket
-from collections.abc import Iterator
 
 import pytest
 
 from schemas.specs import Limits
 from tests.hostile.attacks import ATTACKS, Attack
-from tests.keeper.conftest import Compiler, Keeper, Loaded
+from tests.keeper.conftest import Keeper, Loaded
 from tests.services.router.clients import eventually
 from tests.services.router.gate import Gate, MakeGate
 
@@ -69,13 +68,6 @@ async def test_slow_heads_and_bodies_are_ended_and_keep_nobody_waiting(
 
 
 # A keeper's ports.
-
-
-@pytest.fixture(scope="module")
-def keeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keeper]:
-    keeper = Keeper(tmp_path_factory.mktemp("keeper"), Compiler())
-    yield keeper
-    keeper.close()
 
 
 @pytest.fixture(scope="module")

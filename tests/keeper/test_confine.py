@@ -1,7 +1,5 @@
 """`confine` is called in a forked process of the test's own; what it forbids is then tried."""
 
-import ctypes
-import json
 import mmap
 import os
 import signal
@@ -16,25 +14,7 @@ from queue import SimpleQueue
 import pytest
 
 from keeper import confine
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def _system_call(number: int, *arguments: int) -> None:
-    if _libc.syscall(number, *arguments) < 0:
-        raise OSError(ctypes.get_errno(), "refused")
-
-
-def _ptrace(pid: int) -> None:
-    if _libc.ptrace(16, pid, 0, 0) < 0:  # PTRACE_ATTACH
-        raise OSError(ctypes.get_errno(), "refused")
-
-
-def _read_memory(pid: int) -> None:
-    buffer = ctypes.create_string_buffer(8)
-    vector = (ctypes.c_void_p * 2)(ctypes.addressof(buffer), 8)
-    if _libc.process_vm_readv(pid, vector, 1, vector, 1, 0) < 0:
-        raise OSError(ctypes.get_errno(), "refused")
+from tests.keeper.captive import confined, in_fork, outcome, read_memory, system_call, trace
 
 
 def _reopen(descriptor: int) -> None:
@@ -49,10 +29,10 @@ MEMORY_FILE = os.memfd_create("x")
 """As the output of calls has; a confined process can make none."""
 
 ATTACKS: dict[str, Callable[[int, str, socket.socket], object]] = {
-    "ptrace": lambda pid, *_: _ptrace(pid),
-    "process_vm_readv": lambda pid, *_: _read_memory(pid),
+    "ptrace": lambda pid, *_: trace(pid),
+    "process_vm_readv": lambda pid, *_: read_memory(pid),
     "kill another": lambda pid, *_: os.kill(pid, 0),
-    "signal another by pidfd": lambda pid, *_: _system_call(424, pid, 0, 0, 0),
+    "signal another by pidfd": lambda pid, *_: system_call(424, pid, 0, 0, 0),
     "pidfd of another": lambda pid, *_: os.pidfd_open(pid),
     "exec": lambda *_: os.execv("/bin/true", ["true"]),  # noqa: S606 -- it must fail
     "fork": lambda *_: os.fork(),
@@ -72,11 +52,11 @@ ATTACKS: dict[str, Callable[[int, str, socket.socket], object]] = {
     "rename": lambda _, path, __: Path(path, "file").rename(Path(path, "other")),
     "memory file by path": lambda *_: _reopen(MEMORY_FILE),
     "executable page": lambda *_: _executable_page(),
-    "io_uring": lambda *_: _system_call(425, 8, 0),
-    "mount": lambda _, path, __: _system_call(165, 0, 0, 0, 0, 0),
-    "namespace": lambda *_: _system_call(272, 0x10000000),
-    "bpf": lambda *_: _system_call(321, 0, 0, 0),
-    "keyring": lambda *_: _system_call(250, 0, 0, 0, 0, 0),
+    "io_uring": lambda *_: system_call(425, 8, 0),
+    "mount": lambda _, path, __: system_call(165, 0, 0, 0, 0, 0),
+    "namespace": lambda *_: system_call(272, 0x10000000),
+    "bpf": lambda *_: system_call(321, 0, 0, 0),
+    "keyring": lambda *_: system_call(250, 0, 0, 0, 0, 0),
     "become another user": lambda *_: os.setuid(65533),
 }
 
@@ -87,52 +67,6 @@ HARMLESS: dict[str, Callable[[], object]] = {
 }
 
 
-def _confined(
-    attempts: Callable[[], dict[str, str]], before: Callable[[], None] = lambda: None
-) -> dict[str, str]:
-    """Return what `attempts` returns in a confined fork, in which `before` was called."""
-    program = confine.compile_filter()
-
-    def confined() -> dict[str, str]:
-        confine.die_with_parent(os.getppid())
-        before()
-        confine.confine(
-            program,
-            confine.open_statm(),
-            lambda: None,
-            file_bytes=1 << 20,
-            descriptors=256,
-            data_bytes=256 << 20,
-        )
-        return attempts()
-
-    return _in_fork(confined)
-
-
-def _in_fork(attempts: Callable[[], dict[str, str]]) -> dict[str, str]:
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.write(writer, json.dumps(attempts()).encode())
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        answer = pipe.read()
-    os.waitpid(pid, 0)
-    result: dict[str, str] = json.loads(answer)
-    return result
-
-
-def _outcome(action: Callable[[], object]) -> str:
-    try:
-        action()
-    except OSError as error:
-        return type(error).__name__
-    return "worked"
-
-
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     directory = tmp_path_factory.mktemp("outside")
@@ -140,13 +74,13 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     ready = socket.socket()
     neighbour = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
-        return _confined(
+        return confined(
             lambda: {
                 **{
-                    name: _outcome(lambda a=attack: a(neighbour.pid, str(directory), ready))  # type: ignore[misc]
+                    name: outcome(lambda a=attack: a(neighbour.pid, str(directory), ready))  # type: ignore[misc]
                     for name, attack in ATTACKS.items()
                 },
-                **{name: _outcome(action) for name, action in HARMLESS.items()},
+                **{name: outcome(action) for name, action in HARMLESS.items()},
             }
         )
     finally:
@@ -167,32 +101,32 @@ def test_a_confined_process_still_can(outcomes: dict[str, str], action: str) -> 
 def test_a_memory_file_ends_at_its_limit() -> None:
     def attempts() -> dict[str, str]:
         written = os.write(MEMORY_FILE, bytes(2 << 20))
-        return {"written": str(written), "more": _outcome(lambda: os.write(MEMORY_FILE, b"x"))}
+        return {"written": str(written), "more": outcome(lambda: os.write(MEMORY_FILE, b"x"))}
 
-    assert _confined(attempts) == {"written": str(1 << 20), "more": "OSError"}
+    assert confined(attempts) == {"written": str(1 << 20), "more": "OSError"}
 
 
 def test_threads_that_ran_before_are_confined_too(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"secret")
-    go, outcome = threading.Event(), SimpleQueue[dict[str, str]]()
+    go, told = threading.Event(), SimpleQueue[dict[str, str]]()
 
     def attempts() -> dict[str, str]:
         go.set()
-        return outcome.get()
+        return told.get()
 
     def late() -> None:
         go.wait()
         refused = {
-            "read a file": _outcome((tmp_path / "file").read_bytes),
-            "socket": _outcome(socket.socket),
-            "fork": _outcome(os.fork),
+            "read a file": outcome((tmp_path / "file").read_bytes),
+            "socket": outcome(socket.socket),
+            "fork": outcome(os.fork),
         }
-        outcome.put(refused)
+        told.put(refused)
 
     def in_child() -> None:
         threading.Thread(target=late, daemon=True).start()
 
-    assert set(_confined(attempts, before=in_child).values()) == {"PermissionError"}
+    assert set(confined(attempts, before=in_child).values()) == {"PermissionError"}
 
 
 def test_a_process_that_is_kept_to_a_directory_reaches_no_other(tmp_path: Path) -> None:
@@ -204,15 +138,15 @@ def test_a_process_that_is_kept_to_a_directory_reaches_no_other(tmp_path: Path) 
     def attempts() -> dict[str, str]:
         confine.keep_to(str(inside))
         return {
-            "read inside": _outcome((inside / "file").read_bytes),
-            "write inside": _outcome(lambda: (inside / "new").write_bytes(b"x")),
-            "memory file": _outcome(lambda: _reopen(os.memfd_create("x"))),
-            "read outside": _outcome((outside / "file").read_bytes),
-            "write outside": _outcome(lambda: (outside / "new").write_bytes(b"x")),
+            "read inside": outcome((inside / "file").read_bytes),
+            "write inside": outcome(lambda: (inside / "new").write_bytes(b"x")),
+            "memory file": outcome(lambda: _reopen(os.memfd_create("x"))),
+            "read outside": outcome((outside / "file").read_bytes),
+            "write outside": outcome(lambda: (outside / "new").write_bytes(b"x")),
         }
 
-    outcomes = _in_fork(attempts)
-    assert {name for name, outcome in outcomes.items() if outcome == "worked"} == {
+    outcomes = in_fork(attempts)
+    assert {name for name, got in outcomes.items() if got == "worked"} == {
         "read inside", "write inside", "memory file",
     }  # fmt: skip
 
