@@ -179,11 +179,17 @@ class CancelRequest(msgspec.Struct, frozen=True):
     id: str
 
 
+class Interrupt(msgspec.Struct, frozen=True):
+    """An attempt is not wanted any more. Of which invocation it is, the subject says."""
+
+    run: int
+
+
 class CancelReply(msgspec.Struct, frozen=True):
     """What became of it. `message` says so in one sentence.
 
-    `cancelled`: no attempt will be made. `unwanted`: one is under way and is not
-    interrupted; there will be no other. `ended`: it was over before. `missing`:
+    `cancelled`: no attempt will be made. `unwanted`: one is under way and is being
+    ended; there will be no other. `ended`: it was over before. `missing`:
     there is none. `unknown`: it could not be found out, or not be written; ask again.
     """
 

@@ -303,4 +303,13 @@ CHANNELS: Final = (
         writer="people",
         readers=("router",),
     ),
+    Channel(
+        name="interrupt",
+        template=subjects.INTERRUPTS,
+        message=invocations.Interrupt,
+        description="A router has noted that an invocation is not wanted, of which an attempt is"
+        " under way: whichever makes it ends it.",
+        writer="router",
+        readers=("router",),
+    ),
 )

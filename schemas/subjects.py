@@ -107,5 +107,7 @@ BUILD_REQUESTS: Final = Template("wasmfn.build")
 """Core request/reply, queue group `builder`: the scheduler asks for a build."""
 CANCEL_REQUESTS: Final = Template("wasmfn.cancel.{namespace}.{function}")
 """Core request/reply, queue group `router`: people do not want an invocation any more."""
+INTERRUPTS: Final = Template("wasmfn.interrupt.{namespace}.{function}.{id}")
+"""Core publish, to every router: an attempt that is under way is not wanted any more."""
 DEAD_REQUESTS: Final = Template("wasmfn.redrive.{namespace}.{function}")
 """Core request/reply, queue group `router`: people say what becomes of a dead letter."""

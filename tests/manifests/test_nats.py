@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import subprocess
 import sys
@@ -31,8 +32,10 @@ from services.bus.publish import publish
 from services.bus.pull import open_puller
 from services.bus.state import Snapshot
 from services.bus.streams import BUCKETS, ensure_applications, provide
+from services.router.asynchronous import broadcast
 from services.router.asynchronous.cancel import Cancellations
 from services.router.asynchronous.dead import DeadLetters
+from services.router.asynchronous.interruption import Interrupted, Interruptions
 from services.router.asynchronous.metrics import AsyncMetrics
 from services.router.asynchronous.policy import Dead
 from services.router.asynchronous.report import letter_of, result_of
@@ -409,7 +412,10 @@ async def test_a_router_cancels_and_prunes_with_the_rights_that_it_has(one: Serv
     ):
         await enqueue(scheduler, call)
         store = Store(router)
-        cancellations = Cancellations(router, store, lambda _: None, AsyncMetrics(), lambda _: None)
+        cancellations = Cancellations(
+            router, store, lambda _: None, AsyncMetrics(), lambda _: None,
+            functools.partial(broadcast.tell, router),
+        )  # fmt: skip
         letters = DeadLetters(router, store, lambda _: None, lambda _: None)
         async with cancellations.listening(), letters.listening():
             await settle(router.nc)
@@ -423,6 +429,31 @@ async def test_a_router_cancels_and_prunes_with_the_rights_that_it_has(one: Serv
             assert await seen.dead("default") == []
         for bus in (router, people):
             assert not bus.last_error
+
+
+async def test_routers_tell_each_other_what_to_interrupt_and_nobody_else_may(one: Servers) -> None:
+    await _made(one)
+    name = ("default", "f", "0" * 32)
+    async with one.user("router") as (here, _), one.user("router") as (there, _):
+        interruptions = Interruptions()
+        async with broadcast.hearing(there, interruptions):
+            await settle(there.nc)
+            with interruptions.of(name, 2) as interruption:
+                never = asyncio.Event()
+                attempt = asyncio.create_task(interruption.over(never.wait()))
+                await asyncio.sleep(0)
+                await broadcast.tell(here, name, 2)
+                async with asyncio.timeout(30):
+                    with pytest.raises(Interrupted):
+                        await attempt
+        for bus in (here, there):
+            assert not bus.last_error
+    for user in ("people", "app", "builder", "scheduler", "podwatch"):
+        async with one.user(user) as (bus, _):
+            await broadcast.tell(bus, name, 2)
+            await bus.nc.flush()
+            await bus.nc.flush()
+            assert "permissions violation" in bus.last_error.lower()
 
 
 async def test_a_subscription_that_nats_denies_is_told_of(one: Servers) -> None:

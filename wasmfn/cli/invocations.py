@@ -147,11 +147,10 @@ async def wait_and_show(
 @click.argument("identities", metavar="ID...", nargs=-1, required=True)
 @with_session
 async def cancel(session: Session, function: str, identities: tuple[str, ...]) -> None:
-    """Cancel what has not begun to run, or is between two attempts.
+    """Cancel what waits to be run, runs, or is between two attempts.
 
-    An attempt that is under way is not interrupted, but it is the last: if it
-    fails, the invocation is cancelled and no dead letter. Exits with 5 if one
-    had ended before.
+    An attempt that is under way is ended, and is the last. If it succeeds before
+    it hears of that, the invocation is done. Exits with 5 if one had ended before.
 
     Example:
       wasmfn invocations cancel sort 4bf92f3577b34da6a3ce929d0e0e4736

@@ -1,15 +1,16 @@
-"""Cancel what nobody wants any more: what has not begun never will; what runs is not interrupted.
+"""Cancel what nobody wants any more: what has not begun never will, and what runs is ended.
 
 Whether an attempt is under way is what the result says, and a router changes
 that word only if it is still the last one, as we do here: so either we were
-first, and no attempt begins, or it was, and we leave a note that it reads when
-the attempt is over. The message leaves the queue after the word is stored. If
-it does not, whoever gets it finds the word, and runs nothing.
+first, and no attempt begins, or it was: then we leave a note that it reads when
+the attempt is over, and tell every router, one of which ends it.
+The message leaves the queue after the word is stored. If it does not, whoever
+gets it finds the word, and runs nothing.
 """
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -31,7 +32,7 @@ from services.router.table import Key
 log = logging.getLogger(__name__)
 
 CANCELLED: Final = "it was cancelled, and no attempt is made any more"
-UNWANTED: Final = "an attempt is under way and is not interrupted; there will be no other one"
+UNWANTED: Final = "an attempt is under way and is being ended; there will be no other one"
 
 
 class Cancellations:
@@ -44,12 +45,15 @@ class Cancellations:
         look: Callable[[Key], Function | None],
         metrics: AsyncMetrics,
         emit: Callable[[Event], None],
+        interrupt: Callable[[Name, int], Awaitable[None]],
     ) -> None:
+        """Take what it works with; `interrupt` ends a run of an invocation, wherever that is."""
         self._bus = bus
         self._store = store
         self._look = look
         self._metrics = metrics
         self._emit = emit
+        self._interrupt = interrupt
 
     async def cancel(self, name: Name) -> CancelReply:
         """Cancel one invocation, whatever is becoming of it. Does not raise."""
@@ -89,6 +93,7 @@ class Cancellations:
             until_over_s = MEMORY_S + (function.timeout_s if function else 0.0)
             noted = msgspec.structs.replace(known, unwanted=True, message=UNWANTED)
             await self._store.put_result(noted, ttl_s + until_over_s, sequence)
+            await self._interrupt(name, known.run)
             return CancelReply("unwanted", UNWANTED)
         cancelled = msgspec.structs.replace(
             known, state="cancelled", changed_at=datetime.now(UTC), message=CANCELLED,

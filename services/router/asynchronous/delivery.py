@@ -30,11 +30,12 @@ from schemas.subjects import INVOCATIONS
 from schemas.unreadable import UNREADABLE
 from services.bus.errors import BusUnavailable, Conflict
 from services.router.asynchronous import outlet, policy
-from services.router.asynchronous.execution import Unanswered
+from services.router.asynchronous.attempting import Outcome, Runner, attempt
+from services.router.asynchronous.interruption import Interruption, Interruptions
 from services.router.asynchronous.metrics import AsyncMetrics
 from services.router.asynchronous.outlet import Message
 from services.router.asynchronous.policy import Again, Cancelled, Dead, Done
-from services.router.asynchronous.report import answered, letter_of, result_of, unanswered
+from services.router.asynchronous.report import letter_of, result_of
 from services.router.asynchronous.store import MEMORY_S, Name, name_of, until_stored
 from services.router.state import Function
 
@@ -46,7 +47,6 @@ _ACK_TRIES: Final = 60
 T = TypeVar("T")
 Found = tuple[Result, int] | None
 """The last word about an invocation, and its sequence."""
-GONE: Final = "the function is not in force; deploy it, or delete what calls it"
 
 
 class Delivered(Protocol):
@@ -85,20 +85,6 @@ class Places(Protocol):
         """Store a dead letter."""
 
 
-class Runner(Protocol):
-    """Makes the call of a stored request."""
-
-    async def run(self, invocation: Invocation, function: Function) -> Answer:
-        """Return the answer, or raise Unanswered."""
-
-
-class Outcome(msgspec.Struct, frozen=True):
-    """What an attempt came to."""
-
-    attempt: Attempt
-    answer: Answer | None
-
-
 Send = Callable[[Message], Awaitable[None]]
 
 
@@ -112,9 +98,11 @@ class Deliveries:
         send: Send,
         metrics: AsyncMetrics,
         emit: Callable[[Event], None],
+        interruptions: Interruptions,
     ) -> None:
         self._store = store
         self._runner = runner
+        self._interruptions = interruptions
         self._send = send
         self._metrics = metrics
         self._emit = emit
@@ -159,7 +147,17 @@ class Deliveries:
         except (ValueError, *UNREADABLE) as error:
             await self._bury_unreadable(msg, str(error))
             return None
-        number = msg.number
+        with self._interruptions.of(name_of(invocation), invocation.run) as interruption:
+            return await self._go_through(invocation, msg.number, function, interruption)
+
+    async def _go_through(
+        self,
+        invocation: Invocation,
+        number: int,
+        function: Function | None,
+        interruption: Interruption,
+    ) -> float | None:
+        """Make attempt `number`, unless it is not to be made, and act on it."""
         rules = function.asynchronous if function is not None else Asynchronous()
         timeout_s = function.timeout_s if function is not None else 0.0
         # Of a first delivery nothing is known, as a rule: if there is, its claim is refused.
@@ -191,28 +189,8 @@ class Deliveries:
             if await self._put_after(running, ttl_s, found):
                 break
             found = await self._recall(self._store.result_at, invocation)
-        outcome = await self._attempt(invocation, function, number)
+        outcome = await attempt(self._runner, invocation, function, number, interruption)
         return await self._settle(invocation, outcome, (*before, outcome.attempt), rules)
-
-    async def _attempt(
-        self, invocation: Invocation, function: Function | None, number: int
-    ) -> Outcome:
-        began_at = datetime.now(UTC)
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-
-        def took_ms() -> float:
-            return round((loop.time() - began) * 1000, 3)
-
-        if function is None:
-            return Outcome(unanswered(number, 503, GONE, began_at, 0.0), None)
-        try:
-            answer = await self._runner.run(invocation, function)
-        except Unanswered as failed:
-            attempt = unanswered(number, failed.status, str(failed), began_at, took_ms())
-            return Outcome(attempt, None)
-        attempt = answered(number, answer, function.interface, began_at, took_ms())
-        return Outcome(attempt, answer)
 
     async def _settle(
         self,
@@ -279,7 +257,7 @@ class Deliveries:
         self, invocation: Invocation, attempts: tuple[Attempt, ...], rules: Asynchronous
     ) -> None:
         """Say that an unwanted invocation has ended."""
-        message = "it was cancelled while an attempt was under way, which did not succeed"
+        message = "it was cancelled while an attempt was under way"
         result = result_of(invocation, "cancelled", datetime.now(UTC), attempts, message=message)
         await self._keep(result, rules.result_ttl_s)
         self._metrics.ended(invocation, "cancelled")

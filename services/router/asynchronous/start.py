@@ -1,16 +1,19 @@
 """Put the parts together: one router's share of what nobody waits for."""
 
 import asyncio
+import functools
 from collections.abc import Callable
 
 from schemas.events import Event
 from services.bus.connection import Bus
+from services.router.asynchronous import broadcast
 from services.router.asynchronous.accept import Acceptance
 from services.router.asynchronous.admin import DeadPages
 from services.router.asynchronous.cancel import Cancellations
 from services.router.asynchronous.dead import DeadLetters
 from services.router.asynchronous.delivery import Deliveries
 from services.router.asynchronous.execution import Executor
+from services.router.asynchronous.interruption import Interruptions
 from services.router.asynchronous.lanes import Lanes
 from services.router.asynchronous.metrics import AsyncMetrics
 from services.router.asynchronous.outbox import Outbox
@@ -43,11 +46,15 @@ class Asynchronous:
             slots, pool, limits, lambda: body_room(bus, settings.async_answer_bytes)
         )
         outbox = Outbox(bus, emit)
-        deliveries = Deliveries(store, executor, outbox.send, metrics, emit)
+        self._bus = bus
+        self._interruptions = Interruptions()
+        deliveries = Deliveries(store, executor, outbox.send, metrics, emit, self._interruptions)
         self.lanes = Lanes(bus, store, deliveries, look, settings.async_concurrency)
         self._letters = DeadLetters(bus, store, emit, self.lanes.wake)
         self.admin_routes = DeadPages(self._letters).routes
-        self._cancellations = Cancellations(bus, store, look, metrics, emit)
+        self._cancellations = Cancellations(
+            bus, store, look, metrics, emit, functools.partial(broadcast.tell, bus)
+        )
         self.acceptance = Acceptance(
             bus, store, self._room, self._cancellations.cancel, metrics, emit, self.lanes.wake,
             settings.async_body_bytes,
@@ -69,6 +76,7 @@ class Asynchronous:
         async with (
             self._letters.listening(),
             self._cancellations.listening(),
+            broadcast.hearing(self._bus, self._interruptions),
             asyncio.TaskGroup() as parts,
         ):
             parts.create_task(self._room.watch(), name="room")

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from schemas import subjects
-from schemas.invocations import CancelReply, CancelRequest
+from schemas.invocations import CancelReply, CancelRequest, Result
 from schemas.specs import Destination, Retry
 from tests.services.router.asynchronous.calls import accepted, dead_letters, ended, ready, told
 from tests.services.router.clients import Response, eventually
@@ -80,8 +80,77 @@ async def test_between_two_attempts_it_is_cancelled_and_not_tried_again(platform
     assert await queued(platform) == 0
 
 
+@pytest.mark.parametrize("by_another", [False, True])
+async def test_an_attempt_under_way_is_ended_and_nothing_follows(
+    platform: Platform, by_another: bool
+) -> None:
+    begun, left = asyncio.Event(), asyncio.Event()
+
+    async def hangs(call: Call) -> None:
+        await call.read_body()
+        begun.set()
+        assert await call.peer.reader.read() == b""
+        left.set()
+
+    failed = Destination(subject="shop.failed")
+    router = await ready(
+        platform, hangs, timeout_s=300.0, retry=Retry(attempts=3, first_delay_s=0),
+        on_failure=failed,
+    )  # fmt: skip
+    heard: asyncio.Queue[object] = asyncio.Queue()
+    await platform.nc.subscribe("shop.failed", cb=heard.put)
+    location = await accepted(router)
+    async with asyncio.timeout(30):
+        await begun.wait()
+    asked = await platform.router() if by_another else router
+    answer = await cancel(asked, location)
+    assert answer.status == 202
+    async with asyncio.timeout(60):
+        await left.wait()
+    end = await ended(router, location)
+    assert end["state"] == "cancelled"
+    assert [(a["status"], a["outcome"]) for a in end["attempts"]] == [(499, "failed")]
+    assert "its call was ended" in end["attempts"][0]["error"]
+
+    async def empty() -> bool:
+        return await queued(platform) == 0
+
+    await eventually(empty)
+    assert (await cancel(router, location)).status == 409
+    assert len(platform.instances[0].calls) == 1
+    assert await dead_letters(platform) == []
+    assert heard.empty()
+
+
+async def test_what_waits_for_an_instance_is_ended(platform: Platform) -> None:
+    gate = Gate()
+    await platform.function()
+    await platform.route()
+    await platform.instance(handler=gate, concurrency=1)
+
+    async def never(_: object) -> bytes:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    await platform.scheduler(never)
+    router = await platform.router(park_s="300")
+    first = await accepted(router, b"first")
+    await gate.has_begun()
+    second = await accepted(router, b"second")
+
+    async def waits() -> bool:
+        return (await told(router, second))["state"] == "running"
+
+    await eventually(waits)
+    assert (await cancel(router, second)).status == 202
+    assert (await ended(router, second))["state"] == "cancelled"
+    gate.open.set()
+    assert (await ended(router, first))["state"] == "done"
+    assert [call.body for call in platform.instances[0].calls] == [b"first"]
+
+
 @pytest.mark.parametrize(("status", "state"), [("200 A", "done"), ("500 A", "cancelled")])
-async def test_an_attempt_under_way_is_not_interrupted_and_is_the_last(
+async def test_an_attempt_that_nobody_told_ends_by_itself_and_is_the_last(
     platform: Platform, status: str, state: str
 ) -> None:
     gate = Gate(status)
@@ -93,10 +162,13 @@ async def test_an_attempt_under_way_is_not_interrupted_and_is_the_last(
     await platform.nc.subscribe("shop.failed", cb=heard.put)
     location = await accepted(router)
     await gate.has_begun()
-    answer = await cancel(router, location)
-    assert answer.status == 202
-    assert json.loads(answer.body)["state"] == "running"
-    assert b"not interrupted" in answer.body
+    # As a router does that loses NATS before it can tell the others.
+    subject = location.replace("/.wasmfn/invocations/", "wasmfn.results.").replace("/", ".")
+    raw = await platform.js.get_last_msg("RESULTS", subject)
+    word = msgspec.json.decode(raw.data or b"", type=Result)
+    assert word.state == "running"
+    unwanted = msgspec.structs.replace(word, unwanted=True)
+    await platform.js.publish(subject, msgspec.json.encode(unwanted))
     gate.open.set()
     end = await ended(router, location)
     assert (end["state"], len(end["attempts"])) == (state, 1)

@@ -20,6 +20,7 @@ from services.bus.errors import Conflict
 from services.router.asynchronous.cancel import Cancellations
 from services.router.asynchronous.delivery import Deliveries
 from services.router.asynchronous.execution import Unanswered
+from services.router.asynchronous.interruption import Interruptions
 from services.router.asynchronous.metrics import AsyncMetrics
 from services.router.asynchronous.outlet import Message
 from services.router.state import Function
@@ -162,12 +163,16 @@ class Protocol(RuleBasedStateMachine):
             on_failure=Destination(subject="shop.failed"),
         )
         self.f = Function(("default", "f"), 1, 1.0, 1, "stdin", rules)
+        self.interruptions = Interruptions()
+        self.deaf = False
+        """No router hears that its attempt is not wanted any more."""
         self.deliveries = Deliveries(
-            self.memory, self.function, self.memory.send, AsyncMetrics(), lambda _: None
-        )
+            self.memory, self.function, self.memory.send, AsyncMetrics(), lambda _: None,
+            self.interruptions,
+        )  # fmt: skip
         self.cancellations = Cancellations(
             cast("Any", None), cast("Any", self.memory), lambda _: self.f, AsyncMetrics(),
-            lambda _: None,
+            lambda _: None, self._interrupt,
         )  # fmt: skip
 
     @rule()
@@ -237,14 +242,33 @@ class Protocol(RuleBasedStateMachine):
             self.memory.steps_left = None
 
     @precondition(lambda self: self.memory.messages)
-    @rule(data=st.data(), status=STATUSES, crash=st.integers(0, 8) | st.none())
-    def cancel_in_the_middle(self, data: Any, status: int, crash: int | None) -> None:
-        """Somebody cancels while an attempt is under way."""
+    @rule(
+        data=st.data(),
+        status=STATUSES,
+        crash=st.integers(0, 8) | st.none(),
+        ends=st.booleans(),
+        deaf=st.booleans(),
+    )
+    def cancel_in_the_middle(
+        self, data: Any, status: int, crash: int | None, ends: bool, deaf: bool
+    ) -> None:
+        """Somebody cancels while an attempt is under way, which may end before it is ended."""
         subject = data.draw(st.sampled_from(sorted(self.memory.messages)))
         name = subject.rpartition(".")[2]
-        self.function.meanwhile = lambda: self._cancel(name)
+
+        async def cancelled() -> None:
+            await self._cancel(name)
+            for _ in range(0 if ends else 3):
+                await asyncio.sleep(0)
+
+        self.deaf = deaf
+        self.function.meanwhile = cancelled
         self.deliver_one(subject, status, crash)
         self.function.meanwhile = None
+
+    async def _interrupt(self, name: tuple[str, str, str], run: int) -> None:
+        if not self.deaf:
+            self.interruptions.interrupt(name, run)
 
     async def _cancel(self, name: str) -> None:
         try:
@@ -328,7 +352,9 @@ class Protocol(RuleBasedStateMachine):
 
 async def test_a_message_is_taken_off_though_nats_is_away_when_it_has_ended() -> None:
     memory, function = Memory(), Says()
-    deliveries = Deliveries(memory, function, memory.send, AsyncMetrics(), lambda _: None)
+    deliveries = Deliveries(
+        memory, function, memory.send, AsyncMetrics(), lambda _: None, Interruptions()
+    )
     invocation = Invocation(
         namespace="default", function="f", id="0" * 32, accepted_at=datetime.now(UTC),
         origin="http", correlation="c", traceparent="t",
