@@ -224,7 +224,8 @@ DEAD: Final = Stream(
     name="DEAD",
     template=subjects.DEAD,
     message=invocations.DeadLetter,
-    description="Asynchronous invocations that are not tried again, kept until somebody decides.",
+    description="Asynchronous invocations that are not tried again, kept until somebody decides."
+    " Each message expires.",
     writer="router",
     readers=("router", "people"),
     max_msgs_per_subject=1,

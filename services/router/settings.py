@@ -50,5 +50,7 @@ class RouterSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown_
     """The largest request that is stored; less where NATS takes smaller messages."""
     async_answer_bytes: Annotated[int, Meta(ge=0, le=64 * 1024 * 1024)] = 512 * 1024
     """How much of an answer is stored. It must fit into a message of NATS in base64."""
+    dead_letter_s: Annotated[float, Meta(ge=0, le=100 * 365 * 86_400)] = 14 * 86_400
+    """How long a dead letter is kept; 0 is until somebody decides."""
     async_concurrency: Count = 256
     """Stored invocations that this router runs at once, of all functions together."""

@@ -23,9 +23,9 @@ _all = click.option("--all", "every", is_flag=True, help="Every dead letter of t
 def dead() -> None:
     """Dead letters: list, get, redrive, discard, prune.
 
-    An invocation that failed for good is kept here until somebody decides. They
-    are not pushed out by others: when they fill their store, nothing more is
-    accepted until there is room.
+    An invocation that failed for good is kept here until somebody decides, for 14
+    days unless the router was told another time. They are not pushed out by
+    others: when they fill their store, nothing more is accepted until there is room.
 
     Examples:
       wasmfn dead list

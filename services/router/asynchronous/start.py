@@ -39,7 +39,7 @@ class Asynchronous:
         settings: RouterSettings,
     ) -> None:
         metrics = AsyncMetrics()
-        store = Store(bus)
+        store = Store(bus, settings.dead_letter_s)
         self._room = Room(bus)
         look = slots.state.functions.get
         executor = Executor(

@@ -52,8 +52,10 @@ def consumer_name(namespace: str, function: str) -> str:
 class Store:
     """Reads and writes invocations."""
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, dead_letter_s: float = 0.0) -> None:
+        """Take a connection, and how long dead letters are kept; 0 is until somebody decides."""
         self._bus = bus
+        self._dead_letter_s = dead_letter_s
 
     async def enqueue(self, invocation: Invocation) -> None:
         """Store an invocation on the queue. One that waits there already is stored once.
@@ -108,7 +110,13 @@ class Store:
 
     async def put_dead(self, letter: DeadLetter) -> None:
         """Store a dead letter. Errors are those of `enqueue`."""
-        await publish(self._bus, _subject(DEAD, name_of(letter)), msgspec.json.encode(letter))
+        await publish(
+            self._bus,
+            _subject(DEAD, name_of(letter)),
+            msgspec.json.encode(letter),
+            # Of the message, not of the stream: a change of it throws away nothing that is kept.
+            ttl_s=self._dead_letter_s or None,
+        )
 
     async def remove_dead(self, sequence: int) -> None:
         """Take the dead letter away that was stored as `sequence`; harmless if it is gone.

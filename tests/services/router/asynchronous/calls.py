@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -60,6 +61,7 @@ async def ready(
     *,
     timeout_s: float = 5.0,
     grace: str = "2",
+    settings: Mapping[str, str] = MappingProxyType({}),
     **rules: Any,
 ) -> Router:
     """Return a router with a function `f` and one instance of it."""
@@ -69,7 +71,7 @@ async def ready(
         await platform.instance(concurrency=64)
     else:
         await platform.instance(handler=handler, concurrency=64)
-    return await platform.router(answer_grace_s=grace)
+    return await platform.router(answer_grace_s=grace, **settings)
 
 
 async def dead_letters(platform: Platform) -> list[DeadLetter]:

@@ -62,6 +62,36 @@ async def test_what_fails_to_the_last_is_a_dead_letter_with_its_request(platform
     assert (await platform.js.stream_info("INVOCATIONS")).state.messages == 0
 
 
+@pytest.mark.parametrize(
+    ("settings", "ttl"),
+    [({}, "1209600s"), ({"dead_letter_s": "7200"}, "7200s"), ({"dead_letter_s": "0"}, None)],
+)
+async def test_a_dead_letter_is_kept_for_two_weeks_or_what_the_router_was_told(
+    platform: Platform, settings: dict[str, str], ttl: str | None
+) -> None:
+    router = await ready(platform, answering("500 A"), retry=Retry(attempts=1), settings=settings)
+    assert (await ended(router, await accepted(router)))["state"] == "dead"
+    (letter,) = await dead_letters(platform)
+    subject = subjects.DEAD.subject(namespace="default", function="f", id=letter.id)
+    raw = await platform.js.get_last_msg("DEAD", subject)
+    assert (raw.headers or {}).get("Nats-TTL") == ttl
+
+
+async def test_a_dead_letter_whose_time_is_over_is_gone_by_itself(platform: Platform) -> None:
+    router = await ready(
+        platform, answering("500 A"), retry=Retry(attempts=1), settings={"dead_letter_s": "1"}
+    )
+    location = await accepted(router)
+    assert (await ended(router, location))["state"] == "dead"
+    assert (await platform.js.stream_info("DEAD")).state.last_seq == 1
+
+    async def gone() -> bool:
+        return (await platform.js.stream_info("DEAD")).state.messages == 0
+
+    await eventually(gone, 60.0)
+    assert (await told(router, location))["state"] == "dead"
+
+
 async def test_a_final_status_is_not_tried_again(platform: Platform) -> None:
     router = await ready(platform, answering("404 A"), retry=AT_ONCE)
     told = await ended(router, await accepted(router))
