@@ -9,13 +9,14 @@ from typing import Final
 
 import msgspec
 
-from schemas.events import Event, new_event
+from schemas.events import Event
 from schemas.invocations import Fields, Invocation, Result, location
 from services.bus.connection import Bus
 from services.bus.errors import BusError, BusRefused
 from services.router.asynchronous import identity
 from services.router.asynchronous.door import Cancel, Refusal, Reply, show
 from services.router.asynchronous.metrics import AsyncMetrics
+from services.router.asynchronous.report import event_of
 from services.router.asynchronous.room import Room
 from services.router.asynchronous.store import Store, body_room
 from services.router.problems import Problem
@@ -133,16 +134,8 @@ class Acceptance:
 
     def _tell(self, invocation: Invocation) -> None:
         self._metrics.accepted(invocation)
-        self._emit(
-            new_event(
-                "router", invocation.namespace, "function", invocation.function,
-                "invocation-accepted",
-                f"invocation {invocation.id} of {invocation.function}: accepted by the route"
-                f" {invocation.origin_name}",
-                correlation=invocation.correlation,
-                invocation=invocation.id, origin=invocation.origin,
-            )
-        )  # fmt: skip
+        said = f"accepted by the route {invocation.origin_name}"
+        self._emit(event_of(invocation, "invocation-accepted", said))
 
 
 def _invocation(offer: Offer, key: bytes | None) -> Invocation:

@@ -17,14 +17,14 @@ from typing import Final
 import msgspec
 
 from schemas import subjects
-from schemas.events import Event, new_event
+from schemas.events import Event
 from schemas.invocations import FINAL, CancelReply, CancelRequest, Invocation, Result
 from schemas.specs import Asynchronous
 from services.bus.connection import Bus
 from services.bus.errors import BusError, Conflict
 from services.router.asynchronous.answering import answering
 from services.router.asynchronous.metrics import AsyncMetrics
-from services.router.asynchronous.report import result_of
+from services.router.asynchronous.report import event_of, result_of
 from services.router.asynchronous.store import MEMORY_S, Name, Store
 from services.router.state import Function
 from services.router.table import Key
@@ -102,13 +102,7 @@ class Cancellations:
         # Kept for longer than a result: until its message is gone it is what keeps it from running.
         await self._store.put_result(cancelled, ttl_s + MEMORY_S, sequence)
         self._metrics.ended(cancelled, "cancelled")
-        self._emit(
-            new_event(
-                "router", name[0], "function", name[1], "invocation-cancelled",
-                f"invocation {name[2]} of {name[1]}: {CANCELLED}",
-                correlation=known.correlation, invocation=name[2], origin=known.origin,
-            )
-        )  # fmt: skip
+        self._emit(event_of(cancelled, "invocation-cancelled", CANCELLED))
         try:
             await self._store.remove_queued(name, known.run)
         except BusError as error:

@@ -5,8 +5,9 @@ The steps, and what a crash between two of them leads to:
 1. delivered: the attempt has a number, counted by the server;
 2. claimed: its result says `running`, unless somebody has cancelled it or it has ended;
 3. run: a crash now or before 6 delivers it again, as the next attempt;
-4. its outcome is sent on, under ids of its own: sent again, it is the same;
-5. its result or its dead letter and then its result are stored;
+4. its dead letter is stored, if that is what it comes to;
+5. its outcome is sent on, under ids of its own: sent again, it is the same;
+   then its result is stored (see `ending`);
 6. it is acknowledged: a crash before is found by the final result, and nothing runs again.
 
 While any of this goes on the lease is extended, also while NATS is full and a
@@ -23,19 +24,19 @@ from typing import Final, Protocol, TypeVar
 
 import msgspec
 
-from schemas.events import Event, Level, new_event
-from schemas.invocations import FINAL, Answer, Attempt, DeadLetter, Invocation, Result
+from schemas.events import Event
+from schemas.invocations import FINAL, Attempt, DeadLetter, Invocation, Result
 from schemas.specs import Asynchronous
 from schemas.subjects import INVOCATIONS
 from schemas.unreadable import UNREADABLE
 from services.bus.errors import BusUnavailable, Conflict
-from services.router.asynchronous import outlet, policy
+from services.router.asynchronous import policy
 from services.router.asynchronous.attempting import Outcome, Runner, attempt
+from services.router.asynchronous.ending import Endings, Places, Send
 from services.router.asynchronous.interruption import Interruption, Interruptions
 from services.router.asynchronous.metrics import AsyncMetrics
-from services.router.asynchronous.outlet import Message
 from services.router.asynchronous.policy import Again, Cancelled, Dead, Done
-from services.router.asynchronous.report import letter_of, result_of
+from services.router.asynchronous.report import event_of, letter_of, result_of, sentence
 from services.router.asynchronous.store import MEMORY_S, Name, name_of, until_stored
 from services.router.state import Function
 
@@ -66,28 +67,6 @@ class Delivered(Protocol):
         """Have it delivered again, not before `delay_s`."""
 
 
-class Places(Protocol):
-    """Where invocations are kept; `Store` has the real ones."""
-
-    async def enqueue(self, invocation: Invocation) -> None:
-        """Store one on the queue."""
-
-    async def result_at(self, name: Name) -> tuple[Result, int] | None:
-        """Return how far one is, and the sequence of that word."""
-
-    async def dead(self, name: Name) -> DeadLetter | None:
-        """Return a dead letter."""
-
-    async def put_result(self, result: Result, ttl_s: float, expected: int | None = None) -> None:
-        """Say how far one is; Conflict if the last word is not the `expected` one."""
-
-    async def put_dead(self, letter: DeadLetter) -> None:
-        """Store a dead letter."""
-
-
-Send = Callable[[Message], Awaitable[None]]
-
-
 class Deliveries:
     """Carries deliveries to their end. Each call of `carry` is independent of the others."""
 
@@ -103,7 +82,7 @@ class Deliveries:
         self._store = store
         self._runner = runner
         self._interruptions = interruptions
-        self._send = send
+        self._endings = Endings(store, send, metrics, emit)
         self._metrics = metrics
         self._emit = emit
 
@@ -173,10 +152,10 @@ class Deliveries:
                 letter = await self._recall(self._store.dead, invocation)
                 buried = letter.invocation if letter is not None else None
                 if letter is not None and buried is not None and buried.run == invocation.run:
-                    await self._mourn(invocation, letter, None, rules)
+                    await self._endings.dead(invocation, letter, None, rules)
                     return None
             if mine is not None and mine.unwanted:
-                await self._cancel(invocation, before, rules)
+                await self._endings.cancelled(invocation, before, rules)
                 return None
             if number > rules.retry.attempts:
                 # The last attempt was under way when its router ended.
@@ -216,7 +195,7 @@ class Deliveries:
             match verdict:
                 case Done():
                     assert outcome.answer is not None  # noqa: S101 - what is done was answered
-                    await self._finish(invocation, outcome.answer, attempts, rules, now)
+                    await self._endings.done(invocation, outcome.answer, attempts, rules, now)
                     return None
                 case Again(delay):
                     waiting = result_of(
@@ -225,58 +204,19 @@ class Deliveries:
                     )  # fmt: skip
                     ttl_s = rules.result_ttl_s + delay + MEMORY_S
                     if await self._put_after(waiting, ttl_s, found):
-                        said = _sentence(attempt, f"failed and is tried again in {delay:.1f} s")
-                        self._tell(invocation, "attempt-failed", said, attempt, level="warning")
+                        said = sentence(attempt, f"failed and is tried again in {delay:.1f} s")
+                        self._emit(
+                            event_of(invocation, "attempt-failed", said, attempt, level="warning")
+                        )
                         return delay
                 case Cancelled():
-                    await self._cancel(invocation, attempts, rules)
+                    await self._endings.cancelled(invocation, attempts, rules)
                     return None
                 case Dead():
                     letter = letter_of(invocation, verdict, now, attempts)
                     await until_stored(lambda: self._store.put_dead(letter))  # noqa: B023 - awaited here
-                    await self._mourn(invocation, letter, outcome.answer, rules)
+                    await self._endings.dead(invocation, letter, outcome.answer, rules)
                     return None
-
-    async def _finish(
-        self,
-        invocation: Invocation,
-        answer: Answer,
-        attempts: tuple[Attempt, ...],
-        rules: Asynchronous,
-        now: datetime,
-    ) -> None:
-        """Do what follows a success."""
-        await self._send_on(outlet.of_success(invocation, answer, rules, now), invocation)
-        done = result_of(invocation, "done", now, attempts, answer=answer)
-        await self._keep(done, rules.result_ttl_s)
-        self._metrics.ended(invocation, "done")
-        last = attempts[-1]
-        self._tell(invocation, "invocation-done", _sentence(last, "is done"), last)
-
-    async def _cancel(
-        self, invocation: Invocation, attempts: tuple[Attempt, ...], rules: Asynchronous
-    ) -> None:
-        """Say that an unwanted invocation has ended."""
-        message = "it was cancelled while an attempt was under way"
-        result = result_of(invocation, "cancelled", datetime.now(UTC), attempts, message=message)
-        await self._keep(result, rules.result_ttl_s)
-        self._metrics.ended(invocation, "cancelled")
-        self._tell(invocation, "invocation-cancelled", message)
-
-    async def _mourn(
-        self, invocation: Invocation, letter: DeadLetter, answer: Answer | None, rules: Asynchronous
-    ) -> None:
-        """Do what follows once a dead letter is stored."""
-        attempts, message, time = letter.attempts, letter.message, letter.time
-        await self._send_on(
-            outlet.of_failure(invocation, letter.reason, message, attempts, rules, time), invocation
-        )
-        result = result_of(invocation, "dead", time, attempts, message=message, answer=answer)
-        await self._keep(result, rules.result_ttl_s)
-        self._metrics.ended(invocation, "dead")
-        last = attempts[-1]
-        said = _sentence(last, f"is a dead letter now ({letter.reason})")
-        self._tell(invocation, "invocation-dead", said, last, level="error")
 
     async def _bury_unreadable(self, msg: Delivered, error: str) -> None:
         tokens = INVOCATIONS.parse(msg.subject)
@@ -294,23 +234,6 @@ class Deliveries:
             unreadable=msg.data[:_UNREADABLE_BYTES],
         )
         await until_stored(lambda: self._store.put_dead(letter))
-
-    async def _send_on(self, outlets: list[Invocation | Message], invocation: Invocation) -> None:
-        for thing in outlets:
-            if isinstance(thing, Message):
-                message = thing
-                await self._send(message)
-            else:
-                following = thing
-                await until_stored(lambda: self._store.enqueue(following))  # noqa: B023 - awaited here
-                self._metrics.accepted(following)
-                self._tell(
-                    following, "invocation-accepted",
-                    f"accepted, as the outcome of {invocation.function} goes to it",
-                )  # fmt: skip
-
-    async def _keep(self, result: Result, ttl_s: float) -> None:
-        await until_stored(lambda: self._store.put_result(result, ttl_s))
 
     async def _put_after(self, result: Result, ttl_s: float, found: Found) -> bool:
         """Say how far an invocation is, and return True; False if `found` is not the last word."""
@@ -346,32 +269,7 @@ class Deliveries:
         finally:
             keeping.cancel()
 
-    def _tell(
-        self,
-        invocation: Invocation,
-        what: str,
-        message: str,
-        attempt: Attempt | None = None,
-        level: Level = "info",
-    ) -> None:
-        """Tell the event log; nothing of the request or its answer is in it."""
-        fields = {"status": attempt.status, "attempt": attempt.number} if attempt else {}
-        self._emit(
-            new_event(
-                "router", invocation.namespace, "function", invocation.function, what,
-                f"invocation {invocation.id} of {invocation.function}: {message}",
-                level=level, correlation=invocation.correlation,
-                duration_ms=attempt.duration_ms if attempt else None,
-                invocation=invocation.id, origin=invocation.origin, **fields,
-            )
-        )  # fmt: skip
-
 
 def _has_ended(found: tuple[Result, int] | None, invocation: Invocation) -> bool:
     """Return whether what was found is the end of this run, or of a later one."""
     return found is not None and found[0].run >= invocation.run and found[0].state in FINAL
-
-
-def _sentence(attempt: Attempt, what: str) -> str:
-    status = f" with status {attempt.status}" if attempt.status else ""
-    return f"attempt {attempt.number}{status} {what}"

@@ -1,9 +1,10 @@
-"""What an attempt came to, as it is told: attempts, results and dead letters. Pure."""
+"""What an attempt came to, as it is told: attempts, results, dead letters and events. Pure."""
 
 from datetime import datetime
 
 import msgspec
 
+from schemas.events import Event, Level, new_event
 from schemas.invocations import Answer, Attempt, DeadLetter, Invocation, Result, State
 from schemas.specs import Interface
 from schemas.unreadable import UNREADABLE
@@ -91,6 +92,30 @@ def letter_of(
         attempts=attempts,
         invocation=invocation,
     )
+
+
+def sentence(attempt: Attempt, what: str) -> str:
+    """Return what became of an attempt, in words for the event log."""
+    status = f" with status {attempt.status}" if attempt.status else ""
+    return f"attempt {attempt.number}{status} {what}"
+
+
+def event_of(
+    about: Invocation | Result,
+    what: str,
+    message: str,
+    attempt: Attempt | None = None,
+    level: Level = "info",
+) -> Event:
+    """Return what the event log is told; nothing of the request or its answer is in it."""
+    fields = {"status": attempt.status, "attempt": attempt.number} if attempt else {}
+    return new_event(
+        "router", about.namespace, "function", about.function, what,
+        f"invocation {about.id} of {about.function}: {message}",
+        level=level, correlation=about.correlation,
+        duration_ms=attempt.duration_ms if attempt else None,
+        invocation=about.id, origin=about.origin, **fields,
+    )  # fmt: skip
 
 
 def _failed_run(answer: Answer) -> str | None:

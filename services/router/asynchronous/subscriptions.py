@@ -28,6 +28,7 @@ from services.bus.errors import BusError
 from services.bus.pull import ConsumerGone, open_puller
 from services.router.asynchronous.metrics import AsyncMetrics
 from services.router.asynchronous.outbox import may_reply
+from services.router.asynchronous.report import event_of
 from services.router.asynchronous.room import Room
 from services.router.asynchronous.store import LEASE_S, Store
 from services.router.table import Key
@@ -236,14 +237,8 @@ class Subscriptions:
         await self._store.enqueue(invocation)
         self._metrics.accepted(invocation)
         self._stored((namespace, spec.function))
-        self._emit(
-            new_event(
-                "router", namespace, "function", spec.function, "invocation-accepted",
-                f"invocation {invocation.id} of {spec.function}: accepted by the subscription"
-                f" {name}",
-                correlation=correlation, invocation=invocation.id, origin="subscription",
-            )
-        )  # fmt: skip
+        said = f"accepted by the subscription {name}"
+        self._emit(event_of(invocation, "invocation-accepted", said))
 
     def _denied(self, key: Key, spec: SubscriptionSpec) -> None:
         self._emit(
