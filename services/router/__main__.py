@@ -84,7 +84,7 @@ async def main(process: Process, settings: RouterSettings) -> None:
         complete = asyncio.Event()
         progress = Progress()
         sync.start(process, bus, slots, complete.set, progress.applied)
-        process.start(report(bus, router, slots, metrics, progress), "activity")
+        process.start(report(bus, router, slots, progress), "activity")
         process.start(bus.watch(), "bus")
         await settle(bus.nc)
         asynchronous = Asynchronous(bus, slots, pool, limits, events.emit, settings)
@@ -95,7 +95,8 @@ async def main(process: Process, settings: RouterSettings) -> None:
         )
         workings = Workings(slots, pool, limits, metrics, events.emit, trusted)
         server = data_server(app, workings, settings)
-        prometheus_client.REGISTRY.register(Collector(metrics, gauges(slots, pool, server)))
+        fleets = slots.state.counted
+        prometheus_client.REGISTRY.register(Collector(metrics, fleets, gauges(slots, pool, server)))
         # Who connects during a restart waits in the backlog for the whole route table.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SNAPSHOT_S):

@@ -22,7 +22,6 @@ import nats.errors
 from schemas import subjects
 from schemas.control import Activity, FunctionActivity
 from services.bus.connection import Bus
-from services.router.metrics import NOBODY, Metrics
 from services.router.slots import Slots
 from services.router.table import Key
 
@@ -69,11 +68,11 @@ def served_since(before: Mapping[Key, int], now: Mapping[Key, int]) -> dict[Key,
         function: count - before.get(function, 0)
         for function, count in now.items()
         # Fewer: it was deleted and is there again.
-        if count > before.get(function, 0) and function != NOBODY
+        if count > before.get(function, 0)
     }
 
 
-async def report(bus: Bus, router: str, slots: Slots, metrics: Metrics, progress: Progress) -> None:
+async def report(bus: Bus, router: str, slots: Slots, progress: Progress) -> None:
     """Publish the activity each second and with each progress, for ever."""
     subject = subjects.ACTIVITY.subject(router=router)
     before: dict[Key, int] = {}
@@ -85,7 +84,7 @@ async def report(bus: Bus, router: str, slots: Slots, metrics: Metrics, progress
         progress.news.clear()
         if not bus.connected:
             continue
-        answers = metrics.answers()
+        answers = slots.state.answers()
         activity = read_activity(router, slots, progress.sequence, served_since(before, answers))
         try:
             await bus.nc.publish(subject, msgspec.json.encode(activity))

@@ -11,6 +11,7 @@ import msgspec
 from schemas.invocations import RESERVED_PATH
 from services.router.access.cors import is_preflight
 from services.router.asynchronous.identity import prefers_async
+from services.router.choice import Fleet
 from services.router.framing import (
     BadRequest,
     Header,
@@ -41,6 +42,7 @@ class Admitted(msgspec.Struct, frozen=True, gc=False):
 
     match: Match
     function: Function
+    fleet: Fleet
     parameters: bytes
     """The header lines that tell the function of the path's parameters."""
     is_plain: bool
@@ -58,9 +60,11 @@ class Head(Request):
     """Decoded."""
     admitted: Admitted | None = None
     edition: int = 0
-    """The route table's when it was admitted."""
+    """The state's when it was admitted."""
     raw: bytes = b""
     """As it came, once it is known."""
+    end: int = 0
+    """Where it ends in what came, once it is known."""
     size: int = 0
     """Of the whole request, once it is known."""
 
@@ -106,21 +110,17 @@ def admit(state: State, head: Head) -> Admitted:
     Raises:
         Refused: no route or function takes it.
     """
-    kept = head.admitted
-    if (
-        kept is not None
-        and head.edition == state.table.edition
-        and state.functions.get(kept.function.key) is kept.function
-    ):
-        # Neither routes nor the function changed: half of what a known head would cost.
-        return kept
+    if head.admitted is not None and head.edition == state.edition:
+        # No route or function has changed: half of what a known head would cost.
+        return head.admitted
     match, function = route(state, head.host, head.method, head.path)
     values = match.values
     parameters = parameter_headers(match.route.parameters, values) if values else ()
     is_plain = match.route.gate is None
-    admitted = Admitted(match, function, header_lines(parameters), is_plain)
+    fleet = state.fleet(function.key)
+    admitted = Admitted(match, function, fleet, header_lines(parameters), is_plain)
     head.admitted = admitted
-    head.edition = state.table.edition
+    head.edition = state.edition
     return admitted
 
 

@@ -24,6 +24,8 @@ class AnswerHead:
         """Names in lower case."""
         self.raw = b""
         """As it came, once it is known."""
+        self.end = 0
+        """Where it ends in what came, once it is known."""
         self.size = 0
         """Of the whole answer, once it is known."""
 

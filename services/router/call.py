@@ -22,14 +22,13 @@ from services.router.client import Client
 from services.router.coldstart import ColdStart, cold_start_event
 from services.router.framing import chunk, with_token
 from services.router.limits import answer_deadline_s
-from services.router.metrics import NOBODY
 from services.router.pool import ConnectFailed
 from services.router.problems import Problem
 from services.router.request import Request
 from services.router.retry import NOT_EXECUTED, Failure, cause_of, may_retry, problem_of
 from services.router.slots import Grant, no_room
 from services.router.table import Key
-from services.router.tracing import REQUEST_NAME, Trace
+from services.router.tracing import REQUEST_NAME
 from services.router.upload import Upload
 from services.router.upstream import Connection
 from services.router.workings import Workings
@@ -54,18 +53,25 @@ def guarded(step: Callable[Concatenate[C, P], None]) -> Callable[Concatenate[C, 
 class Call(ABC):
     """The call of one request's function."""
 
-    _head: Head
-    _admitted: Admitted
-    """What it is let in with, once it is."""
-    # What most calls never need is not set for each: a third of what making one costs.
+    # What is always set first. There is no `__init__`: it doubles what making a call costs.
+    keep_alive: bool
+    _workings: Workings
+    _client: Client
+    _request: Request
+    _request_id: bytes
+    _after_id: bytes
+    """What follows the id in a head."""
+    _pieces: list[bytes]
+    """What is held of the request's body."""
+    # What most calls never need is not set for each.
     parked_at = 0.0
     _began = 0.0
-    _key: Key = NOBODY
+    _admitted: Admitted | None = None
+    """What it is let in with, once it is."""
     _body_complete = False
     _reading = False
     """The client is read before a slot is taken."""
     _upload: Upload | None = None
-    _silence_s = 0.0
     _unanswered = 0
     _parked = False
     _candidate: Candidate | None = None
@@ -78,27 +84,23 @@ class Call(ABC):
     _timer: asyncio.TimerHandle | None = None
     _connecting: asyncio.Task[None] | None = None
 
-    def __init__(
-        self,
-        workings: Workings,
-        client: Client,
-        request: Request,
-        trace: Trace,
-        pieces: list[bytes],
-    ) -> None:
-        """Take what it is; `pieces` are what there is of its body."""
-        self.keep_alive = request.keep_alive
-        self._workings = workings
-        self._client = client
-        self._request = request
-        self._trace = trace
-        self._pieces = pieces
-        """What is held of the request's body."""
-
     @property
     def request_id(self) -> str:
         """Ties whatever this sets off to the request."""
-        return self._trace.request_id
+        return self._request_id.decode("ascii")
+
+    @property
+    def _let_in(self) -> Admitted:
+        assert self._admitted is not None  # noqa: S101 - before that nothing is called
+        return self._admitted
+
+    @property
+    def _function(self) -> Key:
+        return self._let_in.function.key
+
+    @property
+    def _silence_s(self) -> float:
+        return answer_deadline_s(self._let_in.function.timeout_s, self._workings.limits)
 
     # What the rest of the invocation does.
 
@@ -172,7 +174,7 @@ class Call(ABC):
 
     def _acquire(self, now: float) -> None:
         """Take a slot, or wait for one."""
-        candidate = self._workings.slots.take(self._key, now)
+        candidate = self._workings.slots.take(self._let_in.fleet, now)
         if candidate is not None:
             self._attempt(candidate, now)
         else:
@@ -185,7 +187,7 @@ class Call(ABC):
         spent = now - self._began
         within = max(0.0, min(limits.park_s, limits.transfer_s + limits.park_s - spent))
         self._parked = True
-        workings.slots.park(self._key, self)
+        workings.slots.park(self._function, self)
         if self._parked:
             self._timer = workings.loop.call_later(within, self._on_parked_long, within)
 
@@ -193,7 +195,7 @@ class Call(ABC):
     def _on_parked_long(self, within: float) -> None:
         self._timer = None
         self._parked = False
-        self._workings.slots.leave(self._key, self)
+        self._workings.slots.leave(self._function, self)
         self.refuse(no_room(within))
 
     def _attempt(self, candidate: Candidate, now: float) -> None:
@@ -223,27 +225,25 @@ class Call(ABC):
 
     def _send(self, connection: Connection, now: float) -> None:
         """Send the request, or begin to: the upload does what is left."""
-        head, admitted, trace = self._head, self._admitted, self._trace
+        head, admitted, silence_s = self._request, self._let_in, self._silence_s
+        assert isinstance(head, Head)  # noqa: S101 - it was let in
         if self._cold is not None:
             self._sent_at = now
         self._connection = connection
         self._reused = connection.reused
-        silence_s = answer_deadline_s(admitted.function.timeout_s, self._workings.limits)
-        self._silence_s = silence_s
-        lead = self._client.lead(head, admitted)
+        ids = (self._client.lead(head, admitted), REQUEST_NAME, self._request_id, self._after_id)
+        lead = b"".join(ids)
         pieces = self._pieces
         if not self._body_complete:
             chunked = head.incoming.length == "chunked"
-            lines = b"".join((lead, REQUEST_NAME, trace.request, trace.rest))
-            data = with_token(lines, connection.endpoint.token, ask=True)
+            data = with_token(lead, connection.endpoint.token, ask=True)
             connection.start(self, head.method, data)
             self._upload = Upload(self, connection, pieces, silence_s, chunked=chunked)
             return
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if head.incoming.length == "chunked":
             body = chunk(body) + chunk(b"") if body else chunk(b"")
-        last = connection.last_lines
-        data = b"".join((lead, REQUEST_NAME, trace.request, trace.rest, last, body))
+        data = b"".join((lead, connection.last_lines, body))
         connection.call(self, head.method, data, now + silence_s)
 
     def _fail(self, failure: Failure) -> None:
@@ -274,7 +274,9 @@ class Call(ABC):
         workings.metrics.cold_starts += 1
         connect_ms = (self._sent_at - self._attempted_at) * 1000
         first_byte_ms = (monotonic() - self._sent_at) * 1000
-        workings.emit(cold_start_event(self._key, cold, connect_ms, first_byte_ms, self.request_id))
+        workings.emit(
+            cold_start_event(self._function, cold, connect_ms, first_byte_ms, self.request_id)
+        )
 
     # The end of a call.
 
@@ -283,7 +285,7 @@ class Call(ABC):
         self._reading = False
         if self._parked:
             self._parked = False
-            self._workings.slots.leave(self._key, self)
+            self._workings.slots.leave(self._function, self)
         if self._connecting is not None:
             self._connecting.cancel()
             self._connecting = None
@@ -297,7 +299,7 @@ class Call(ABC):
         self._put_away()
         candidate, self._candidate = self._candidate, None
         if candidate is not None:
-            self._workings.slots.release(self._key, candidate, cause)
+            self._workings.slots.release(candidate, cause)
 
     def _put_away(self) -> None:
         """Let go of what there is besides the slot."""

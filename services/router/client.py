@@ -17,6 +17,9 @@ class Client(Protocol):
     def lead(self, head: Head, admitted: Admitted) -> bytes:
         """Return what an instance gets first: all of the head but the ids and its own lines."""
 
+    def conclude(self, front: bytes, request_id: bytes, data: bytes, now: float) -> None:
+        """Send a whole answer on a connection that stays open, and note that it is complete."""
+
     def expect_body(self, within_s: float) -> None:
         """Read the body, and tell the invocation if nothing comes of it for so long."""
 

@@ -21,6 +21,7 @@ class Meaning(Protocol):
     """What a head was read as."""
 
     raw: bytes
+    end: int
     size: int
 
 
@@ -43,7 +44,7 @@ class Heads(Generic[V]):
         """
         if len(head) > _LONGEST:
             return
-        meaning.raw, meaning.size = head, size
+        meaning.raw, meaning.end, meaning.size = head, len(head), size
         if len(self.known) >= _MOST:
             # All at once: what is in use comes back with its next request.
             self.known.clear()

@@ -21,17 +21,17 @@ from typing import Final
 from services.router.admission import Admitted, Head, too_large, too_slow
 from services.router.answer import AnswerHead
 from services.router.call import Call, guarded
-from services.router.limits import REPLAY_BYTES
+from services.router.client import Client
+from services.router.limits import REPLAY_BYTES, answer_deadline_s
 from services.router.problems import Problem
 from services.router.reply import Reply, TooLong, write_problem
+from services.router.request import Request
 from services.router.retry import REASONS, Failure
-from services.router.state import Function
-from services.router.tracing import REQUEST_NAME
+from services.router.tracing import NO_PARENT, REQUEST_NAME, Trace, fresh_id
+from services.router.workings import Workings
 
 log = logging.getLogger(__name__)
 
-_ENDS: Final = b"\r\n\r\n"
-"""Of a line, and of a head."""
 _GONE: Final = 499
 """The status that is counted for a client that left before its answer, as nginx does."""
 
@@ -40,9 +40,8 @@ class Invocation(Call):
     """One request, from its client and back: its body, its call, the answer."""
 
     response_complete = False
-    verdict: Admitted | Problem | None = None
+    _verdict: Admitted | Problem | None = None
     """What is made of the request once its turn comes."""
-    _function: Function | None = None
     _until = 0.0
     """When the step that is bounded in all must be over."""
     _size = 0
@@ -57,21 +56,60 @@ class Invocation(Call):
 
     # What the client's connection calls.
 
-    def serve(self, head: Head, admitted: Admitted, size: int) -> None:
-        """Begin with all of the request at hand, as most come; `size` is the body's."""
+    def serve(
+        self, workings: Workings, client: Client, head: Head, admitted: Admitted, body: bytes
+    ) -> None:
+        """Take a request of which all is here, as most come, and begin."""
         now = self._began = monotonic()
-        self._head = head
+        self.keep_alive = True
+        self._workings = workings
+        self._client = client
+        self._request = head
+        self._request_id = request_id = fresh_id()
+        self._after_id = NO_PARENT
+        self._pieces = [body]
         self._admitted = admitted
-        function = self._function = admitted.function
-        self._key = function.key
         self._body_complete = True
+        function = admitted.function
         try:
-            if size > function.body_bytes:
+            if len(body) > function.body_bytes:
                 self.refuse(too_large(function.body_bytes))
-            else:
-                self._acquire(now)
+                return
+            candidate = workings.slots.take(admitted.fleet, now)
+            if candidate is None:
+                self._park(now)
+                return
+            connection = workings.pool.take(candidate.endpoint)
+            if connection is None:
+                self._attempt(candidate, now)
+                return
+            # `_attempt` and `_send`, with nothing left to decide.
+            self._candidate = candidate
+            self._connection = connection
+            self._reused = True
+            lead, last = client.lead(head, admitted), connection.last_lines
+            data = b"".join((lead, REQUEST_NAME, request_id, NO_PARENT, last, body))
+            until = now + answer_deadline_s(function.timeout_s, workings.limits)
+            connection.call(self, head.method, data, until)
         except Exception as error:  # noqa: BLE001 - it is told
             self.crash(error)
+
+    def prepare(
+        self,
+        workings: Workings,
+        client: Client,
+        request: Request,
+        trace: Trace,
+        verdict: Admitted | Problem,
+    ) -> None:
+        """Take a request whose turn and body are still to come."""
+        self.keep_alive = request.keep_alive
+        self._workings = workings
+        self._client = client
+        self._request = request
+        self._request_id, self._after_id = trace.request, trace.rest
+        self._pieces = []
+        self._verdict = verdict
 
     @guarded
     def start(self) -> None:
@@ -80,7 +118,7 @@ class Invocation(Call):
         The body is still to come, or came while this waited for its turn.
         """
         now = self._began = monotonic()
-        verdict, head = self.verdict, self._request
+        verdict, head = self._verdict, self._request
         if isinstance(verdict, Problem):
             self.refuse(verdict)
         else:
@@ -91,10 +129,8 @@ class Invocation(Call):
     def _admit(self, head: Head, admitted: Admitted, now: float) -> None:
         """Read the body, if there is one to be read, or go on without."""
         incoming = head.incoming
-        self._head = head
         self._admitted = admitted
-        function = self._function = admitted.function
-        self._key = function.key
+        function = admitted.function
         announced = self._size if incoming.length == "chunked" else incoming.length
         if announced > function.body_bytes:
             self.refuse(too_large(function.body_bytes))
@@ -111,12 +147,12 @@ class Invocation(Call):
     def on_body(self, data: bytes) -> None:
         """Take a piece of the request's body."""
         self._size += len(data)
-        function = self._function
-        if function is None:
+        admitted = self._admitted
+        if admitted is None:
             # It is not its turn: the connection reads no further than it has read.
             self._pieces.append(data)
-        elif self._size > function.body_bytes:
-            self.refuse(too_large(function.body_bytes))
+        elif self._size > admitted.function.body_bytes:
+            self.refuse(too_large(admitted.function.body_bytes))
         elif self._upload is not None:
             self._upload.on_body(data)
         else:
@@ -184,12 +220,11 @@ class Invocation(Call):
             self.on_head(head, data, True)
             return
         # Most answers are here in one piece, and no decision is left open.
-        client = self._client
         try:
             self._connection = None
-            common, request_id = client.common_lines(), self._trace.request
-            client.write(b"".join((head.front, common, REQUEST_NAME, request_id, _ENDS, data)))
-            self._finish(head.status)
+            now = monotonic()
+            self._client.conclude(head.front, self._request_id, data, now)
+            self._finish(head.status, now)
         except Exception as error:  # noqa: BLE001 - it is told
             self.crash(error)
 
@@ -200,7 +235,7 @@ class Invocation(Call):
         failure: Failure | None = None
         try:
             close = not self.keep_alive
-            reply = Reply(self._client, self._request, self._trace, head, close=close)
+            reply = Reply(self._client, self._request, self._request_id, head, close=close)
             # Without a token it is no keeper that answers, whatever it says.
             if head.status == 421 and connection.endpoint.token:
                 failure = REASONS.get(head.answer.reason)
@@ -240,7 +275,9 @@ class Invocation(Call):
         assert connection is not None  # noqa: S101 - the answer comes from it
         if ended:
             self._connection = None
-            self._finish(reply.status)
+            now = monotonic()
+            self._finish(reply.status, now)
+            self._client.on_answered(self.keep_alive, now)
         elif more:
             connection.expect_within(self._silence_s)
         else:
@@ -275,28 +312,29 @@ class Invocation(Call):
             self.break_off()
             return
         self.keep_alive = self.keep_alive and not problem.close
-        write_problem(self._client, self._request, self._trace, problem, close=not self.keep_alive)
+        close = not self.keep_alive
+        write_problem(self._client, self._request, self._request_id, problem, close=close)
         self._end(problem.status)
         self._client.on_answered(self.keep_alive, monotonic())
 
     # The end.
 
-    def _finish(self, status: int) -> None:
+    def _finish(self, status: int, now: float) -> None:
         """End: the answer is written whole."""
         if self._timer is not None or self._upload is not None:
             self._put_away()
         candidate, self._candidate = self._candidate, None
         assert candidate is not None  # noqa: S101 - it answered
-        self._workings.slots.release(self._key, candidate)
+        self._workings.slots.release(candidate)
         self.response_complete = True
-        now = monotonic()
-        self._workings.metrics.answered(self._key, status, now - self._began)
-        self._client.on_answered(self.keep_alive, now)
+        candidate.fleet.count(status, now - self._began)
 
     def _end(self, status: int) -> None:
         if not self.response_complete:
             self.response_complete = True
-            self._workings.metrics.answered(self._key, status, monotonic() - self._began)
+            admitted = self._admitted
+            fleet = self._workings.state.nobody if admitted is None else admitted.fleet
+            fleet.count(status, monotonic() - self._began)
 
     def crash(self, error: Exception) -> None:
         """Say that a step failed which must not."""

@@ -120,7 +120,8 @@ class Invocations:
             if client.on_lost == task.cancel:
                 # Else the next request of the connection has begun already.
                 client.on_lost = None
-            self._metrics.answered(reply.function, reply.status or 500, self._loop.time() - began)
+            counted = reply.fleet or self._state.nobody
+            counted.count(reply.status or 500, self._loop.time() - began)
 
     async def _serve(
         self, scope: Scope, receive: Receive, reply: Relay, trace: Trace, began: float
@@ -144,7 +145,7 @@ class Invocations:
             await self._enter(scope, reply, found.route.gate)
             return
         match, function = route(self._state, host, method, path)
-        reply.function = function.key
+        reply.fleet = self._state.fleet(function.key)
         body_bytes = function.body_bytes
         if (gate := match.route.gate) is not None:
             if not await self._enter(scope, reply, gate):
@@ -219,7 +220,7 @@ class Invocations:
                 cause = None
                 return
             finally:
-                self._slots.release(function.key, grant.candidate, cause)
+                self._slots.release(grant.candidate, cause)
 
     async def _own(self, method: str, path: str) -> Reply:
         """Return the answer to a request for a path of the platform's own."""

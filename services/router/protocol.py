@@ -25,9 +25,11 @@ from services.router.invocation import Invocation
 from services.router.origin import Origin
 from services.router.problems import Problem
 from services.router.request import Request
-from services.router.tracing import fresh_trace, read_trace
+from services.router.tracing import REQUEST_NAME, read_trace
 from services.router.workings import Workings
 
+_ENDS: Final = b"\r\n\r\n"
+"""Of a line, and of a head."""
 _OF_ONE: Final = frozenset({b"x-request-id", b"traceparent", b"upgrade"})
 """Headers of a head that does not come twice, or must be looked at each time."""
 
@@ -85,6 +87,12 @@ class ClientConnection(BoundedConnection):
             self._lead = (admitted, b"".join((front, origin, admitted.parameters)))
         return self._lead[1]
 
+    def conclude(self, front: bytes, request_id: bytes, data: bytes, now: float) -> None:
+        """Send a whole answer on a connection that stays open, and give the turn on."""
+        head = (front, self.common_lines(), REQUEST_NAME, request_id, _ENDS)
+        self.transport.write(b"".join((*head, data)))
+        self.on_answered(keep_alive=True, now=now)
+
     def expect_body(self, within_s: float) -> None:
         """Read the body, and tell the invocation if nothing comes of it for so long."""
         self.flow.resume_reading()
@@ -100,8 +108,12 @@ class ClientConnection(BoundedConnection):
         self._turn = None
         waits = self._in_body or self._in_head or self.pipeline or self.flow.read_paused
         if keep_alive and not waits and not self._close_next:
+            # `Deadline.until`, without the call: this is done for every request.
             # If the client has just left, `connection_lost` stops the clock.
-            self._deadline.until(now + self.limits.keep_alive_s)
+            deadline = self._deadline
+            deadline.at = at = now + self.limits.keep_alive_s
+            if at < deadline.rings:
+                deadline.arm()
             return
         if self.transport.is_closing():
             return
@@ -229,8 +241,8 @@ class ClientConnection(BoundedConnection):
                 self._head = None
                 return False
         quiet = self._is_quiet()
-        invocation = Invocation(workings, self, request, read_trace(self.headers), [])
-        invocation.verdict = verdict
+        invocation = Invocation()
+        invocation.prepare(workings, self, request, read_trace(self.headers), verdict)
         self.cycle = invocation  # type: ignore[assignment]  # it stands in for uvicorn's
         if quiet:
             self._turn = invocation
@@ -249,10 +261,9 @@ class ClientConnection(BoundedConnection):
         if not admitted.is_plain:
             return False
         # The parser stands between two requests, and stays there.
-        body = data[len(head.raw) :]
-        self._turn = invocation = Invocation(workings, self, head, fresh_trace(), [body])
+        self._turn = invocation = Invocation()
         self.cycle = invocation  # type: ignore[assignment]  # it stands in for uvicorn's
-        invocation.serve(head, admitted, len(body))
+        invocation.serve(workings, self, head, admitted, data[head.end :])
         return True
 
     def _learn(self, workings: Workings, head: Head, data: bytes) -> None:

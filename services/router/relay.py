@@ -5,13 +5,12 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from services.router.asynchronous.door import Reply
+from services.router.choice import Fleet
 from services.router.exchange import Exchange
 from services.router.framing import Answer, Header
 from services.router.limits import Limits
-from services.router.metrics import NOBODY
 from services.router.problems import Problem, encode
 from services.router.protocol import ClientConnection
-from services.router.table import Key
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
@@ -20,7 +19,7 @@ class Relay:
     """One answer: of an instance, as it comes, or of the router's own."""
 
     __slots__ = (
-        "_client", "_limits", "_loop", "_request_id", "_send", "_until", "dress", "function",
+        "_client", "_limits", "_loop", "_request_id", "_send", "_until", "dress", "fleet",
         "status",
     )  # fmt: skip
 
@@ -29,7 +28,8 @@ class Relay:
     ) -> None:
         self.status = 0
         """0 until the answer's head is sent."""
-        self.function: Key = NOBODY
+        self.fleet: Fleet | None = None
+        """Of the function that answers, once it is known."""
         self.dress: Callable[[list[Header]], None] = lambda headers: None
         """What the route has to add to the headers of any answer."""
         self._client = client

@@ -8,7 +8,6 @@ from services.router.framing import chunk
 from services.router.limits import HTTP10_BYTES
 from services.router.problems import Problem, encode
 from services.router.request import Request
-from services.router.tracing import Trace
 
 
 class TooLong(Exception):
@@ -19,7 +18,7 @@ class Reply:
     """An answer on its way to the client. It is begun at most once."""
 
     def __init__(
-        self, client: Client, request: Request, trace: Trace, head: AnswerHead, *, close: bool
+        self, client: Client, request: Request, request_id: bytes, head: AnswerHead, *, close: bool
     ) -> None:
         """Take where it goes, what it answers, its head, and whether the connection ends with it.
 
@@ -29,7 +28,7 @@ class Reply:
         answer = head.answer
         self.status = answer.status
         self._client = client
-        self._request_id = trace.request
+        self._request_id = request_id
         self._front = head.front
         self._close = close
         self._bodiless = request.method == "HEAD" or answer.status in (204, 304)
@@ -89,15 +88,15 @@ class Reply:
 
 
 def write_problem(
-    client: Client, request: Request, trace: Trace, problem: Problem, *, close: bool
+    client: Client, request: Request, request_id: bytes, problem: Problem, *, close: bool
 ) -> None:
     """Answer `problem`, whole."""
-    headers, body = encode(problem, trace.request_id)
+    headers, body = encode(problem, request_id.decode("ascii"))
     kept = [header for header in headers if header[0] not in (b"x-request-id", b"connection")]
     head = answer_head(
         front(problem.status, kept),
         client.common_lines(),
-        trace.request,
+        request_id,
         chunked=False,
         close=close,
     )

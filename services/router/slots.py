@@ -23,6 +23,7 @@ from services.router.choice import (
     FOREVER,
     Candidate,
     Cause,
+    Fleet,
     Shortage,
     choose,
     eject,
@@ -35,7 +36,7 @@ from services.router.demand import Ask
 from services.router.metrics import Metrics
 from services.router.parking import Lot
 from services.router.problems import Problem
-from services.router.state import Fleet, State
+from services.router.state import State
 from services.router.table import Key
 
 _AGAIN_S: Final = (0.1, 5.0)
@@ -143,7 +144,7 @@ class Slots:
         self._gone = gone
         self._park_s = park_s
         self._loop = asyncio.get_running_loop()
-        self._busy: dict[Key, Fleet] = {}
+        self._busy: set[Fleet] = set()
         """Those with something in flight."""
         self._flights: dict[Key, _Flight] = {}
         self._alarms: dict[Key, asyncio.TimerHandle] = {}
@@ -151,12 +152,40 @@ class Slots:
     @property
     def in_flight(self) -> dict[Key, int]:
         """Each function that has something in flight, with how much."""
-        return {function: fleet.in_flight for function, fleet in self._busy.items()}
+        return {fleet.function: fleet.in_flight for fleet in self._busy}
 
-    def take(self, function: Key, now: float) -> Candidate | None:
-        """Return a slot if one is free and nobody waits for it. `now` is of the loop's clock."""
-        lot = self.lot
-        return None if lot.parked and lot.waiting(function) else self._take(function, now)
+    def take(self, fleet: Fleet, now: float, *, in_turn: bool = False) -> Candidate | None:
+        """Return a slot of `fleet` if one is free.
+
+        Args:
+            fleet: of the function that is called.
+            now: on the loop's clock.
+            in_turn: it is for who has waited longest; else nobody may be waiting.
+        """
+        if not in_turn and self.lot.parked and self.lot.waiting(fleet.function):
+            return None
+        candidates = fleet.candidates
+        if len(candidates) == 1:
+            # So it is for most functions, and there is no choice.
+            candidate = candidates[0]
+            if (
+                candidate.ejected_until > now
+                or candidate.in_flight >= candidate.endpoint.concurrency
+            ):
+                return None
+        else:
+            active = self.state.functions.get(fleet.function)
+            fleet.turn += 1
+            revision = active.revision if active is not None else 0
+            chosen = choose(candidates, revision, now, fleet.turn)
+            if chosen is None:
+                return None
+            candidate = chosen
+        candidate.in_flight += 1
+        if not fleet.in_flight:
+            self._busy.add(fleet)
+        fleet.in_flight += 1
+        return candidate
 
     def park(self, function: Key, waiter: Waiter) -> None:
         """Let `waiter` wait for a slot. It may be told how that ended before this returns."""
@@ -179,10 +208,11 @@ class Slots:
         Raises:
             NoSlot: too many wait already, the wait was too long, or there will be none.
         """
-        candidate = self.take(function, self._loop.time())
+        fleet = self.state.fleets.get(function)
+        candidate = self.take(fleet, self._loop.time()) if fleet is not None else None
         if candidate is not None:
             return Grant(candidate)
-        waiter = _Awaiting(request_id, lambda grant: self.release(function, grant.candidate, ""))
+        waiter = _Awaiting(request_id, lambda grant: self.release(grant.candidate, ""))
         self.park(function, waiter)
         try:
             async with asyncio.timeout(within_s):
@@ -195,40 +225,40 @@ class Slots:
             slot = waiter.slot
             if slot.done() and not slot.cancelled() and slot.exception() is None:
                 # The slot came at the very moment the client left.
-                self.release(function, slot.result().candidate, "")
+                self.release(slot.result().candidate, "")
             raise
         finally:
             self.leave(function, waiter)
 
-    def release(self, function: Key, candidate: Candidate, cause: Cause | None = None) -> None:
+    def release(self, candidate: Candidate, cause: Cause | None = None) -> None:
         """Give a slot back.
 
         Args:
-            function: whose slot it was.
             candidate: the endpoint.
             cause: why its call failed; empty if the failure is not the endpoint's,
                 None if it was answered.
         """
+        fleet = candidate.fleet
         candidate.in_flight -= 1
-        fleet = self._busy[function]
         fleet.in_flight -= 1
         if not fleet.in_flight:
-            del self._busy[function]
-            self.state.dismiss(function, fleet)
+            self._busy.remove(fleet)
+            self.state.dismiss(fleet)
         if cause:
-            self._eject(function, candidate, cause)
+            self._eject(fleet.function, candidate, cause)
         elif cause is None and candidate.failures:
             candidate.failures = 0
-        if self.lot.parked and self.lot.waiting(function):
-            self.serve(function)
+        if self.lot.parked and self.lot.waiting(fleet.function):
+            self.serve(fleet.function)
 
     def serve(self, function: Key) -> None:
         """Give what slots there are to those who wait for `function`, the eldest first."""
         if function not in self.state.functions:
             self._refuse(function, Problem(503, "the function is gone", retry_after_s=5.0))
             return
+        fleet = self.state.fleet(function)
         while self.lot.waiting(function):
-            candidate = self._take(function, self._loop.time())
+            candidate = self.take(fleet, self._loop.time(), in_turn=True)
             if candidate is None:
                 self._set_alarm(function)
                 return
@@ -239,8 +269,6 @@ class Slots:
     def changed(self, functions: Iterable[Key]) -> None:
         """Look again at `functions`, which may have gained or lost an endpoint."""
         for function in functions:
-            if function not in self.state.functions:
-                self._metrics.forget(function)
             if self.lot.waiting(function):
                 self.serve(function)
 
@@ -251,33 +279,6 @@ class Slots:
                 flight.task.cancel()
         for alarm in self._alarms.values():
             alarm.cancel()
-
-    def _take(self, function: Key, now: float) -> Candidate | None:
-        fleet = self.state.fleets.get(function)
-        if fleet is None:
-            return None
-        candidates = fleet.candidates
-        if len(candidates) == 1:
-            # So it is for most functions, and there is no choice.
-            candidate = candidates[0]
-            if (
-                candidate.ejected_until > now
-                or candidate.in_flight >= candidate.endpoint.concurrency
-            ):
-                return None
-        else:
-            active = self.state.functions.get(function)
-            fleet.turn += 1
-            revision = active.revision if active is not None else 0
-            chosen = choose(candidates, revision, now, fleet.turn)
-            if chosen is None:
-                return None
-            candidate = chosen
-        candidate.in_flight += 1
-        if not fleet.in_flight:
-            self._busy[function] = fleet
-        fleet.in_flight += 1
-        return candidate
 
     def _eject(self, function: Key, candidate: Candidate, cause: Cause) -> None:
         now = self._loop.time()

@@ -10,7 +10,7 @@ instance that was withdrawn, even if an old message or a late answer of the
 scheduler names it. Those memories are bounded; the oldest are forgotten.
 """
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from sys import intern
 from typing import Final, Generic, TypeVar
 
@@ -21,8 +21,8 @@ from schemas.active import Active, ActiveFunction, ActiveRoute, ActiveSubscripti
 from schemas.endpoints import Endpoint
 from schemas.pods import PodFact
 from schemas.specs import Asynchronous, Interface, SubscriptionSpec
-from services.router.choice import FOREVER, Candidate, Ejection
-from services.router.table import Key, Table, compact
+from services.router.choice import FOREVER, Candidate, Ejection, Fleet
+from services.router.table import NOBODY, Key, Route, Table, compact
 
 _REMEMBERED: Final = 65_536
 _DEFAULTS: Final = Asynchronous()
@@ -59,38 +59,69 @@ class Function(msgspec.Struct, frozen=True, gc=False):
     asynchronous: Asynchronous = _DEFAULTS
 
 
-class Fleet:
-    """The endpoints of one function."""
-
-    __slots__ = ("candidates", "in_flight", "turn")
-
-    def __init__(self) -> None:
-        self.candidates: list[Candidate] = []
-        self.in_flight = 0
-        """Of all its endpoints, also of those that are gone but not yet done."""
-        self.turn = 0
-
-    def find(self, instance: str) -> Candidate | None:
-        """Return the endpoint of `instance`. They are few: an index takes more than it saves."""
-        for candidate in self.candidates:
-            if candidate.endpoint.instance == instance:
-                return candidate
-        return None
-
-
 class State:
     """Everything the router knows."""
 
     def __init__(self) -> None:
         self.complete = False
         """Everything there was at the start has been read."""
+        self.edition = 0
+        """Grows with each change of a route or function."""
         self.table = Table()
         self.functions: dict[Key, Function] = {}
         self.subscriptions: dict[Key, SubscriptionSpec] = {}
         self.fleets: dict[Key, Fleet] = {}
+        """A fleet stays while its function is in force, or it has an endpoint, or a call."""
+        self.nobody = Fleet(NOBODY)
+        """Counts what no function was found for."""
         self.dead_pods: Memory[str] = Memory()
         self.withdrawn: Memory[str] = Memory()
         self._of_pod: dict[str, set[Candidate]] = {}
+
+    def put_route(self, route: Route) -> None:
+        """Put a route in force, in place of the one of its name."""
+        self.edition += 1
+        self.table.put(route)
+
+    def remove_route(self, name: Key) -> None:
+        """Take a route out of force, if it is."""
+        self.edition += 1
+        self.table.remove(name)
+
+    def put_function(self, function: Function) -> None:
+        """Put a function in force, in place of the one of its name."""
+        self.edition += 1
+        self.functions[function.key] = function
+
+    def remove_function(self, name: Key) -> None:
+        """Take a function out of force, if it is."""
+        self.edition += 1
+        self.functions.pop(name, None)
+        fleet = self.fleets.get(name)
+        if fleet is not None:
+            self.dismiss(fleet)
+
+    def fleet(self, function: Key) -> Fleet:
+        """Return what there is of a function that is asked for or has an endpoint."""
+        fleet = self.fleets.get(function)
+        if fleet is None:
+            known = self.functions.get(function)
+            function = function if known is None else known.key
+            fleet = self.fleets[function] = Fleet(function)
+        return fleet
+
+    def answers(self) -> dict[Key, int]:
+        """Return how many answers each function has given that has given any."""
+        return {
+            function: sum(fleet.tally.classes)
+            for function, fleet in self.fleets.items()
+            if fleet.tally is not None
+        }
+
+    def counted(self) -> Iterator[Fleet]:
+        """Yield each fleet, and last the one that stands for none."""
+        yield from self.fleets.values()
+        yield self.nobody
 
     def candidates(self, function: Key) -> list[Candidate]:
         """Return the endpoints of `function`, usable or not."""
@@ -101,18 +132,13 @@ class State:
         """Add or replace an endpoint; False if it is known to be gone."""
         if endpoint.pod in self.dead_pods or endpoint.instance in self.withdrawn:
             return False
-        function = (intern(endpoint.namespace), intern(endpoint.function))
-        fleet = self.fleets.get(function)
-        if fleet is None:
-            known = self.functions.get(function)
-            function = function if known is None else known.key
-            fleet = self.fleets[function] = Fleet()
+        fleet = self.fleet((intern(endpoint.namespace), intern(endpoint.function)))
         candidate = fleet.find(endpoint.instance)
         if candidate is not None:
             self._unlink(candidate)
             candidate.endpoint = _interned(endpoint)
         else:
-            candidate = Candidate(_interned(endpoint))
+            candidate = Candidate(_interned(endpoint), fleet)
             fleet.candidates.append(candidate)
         self._of_pod.setdefault(endpoint.pod, set()).add(candidate)
         return True
@@ -146,14 +172,14 @@ class State:
         if fleet is None or candidate is None:
             return None
         fleet.candidates.remove(candidate)
-        self.dismiss(function, fleet)
+        self.dismiss(fleet)
         self._unlink(candidate)
         return candidate
 
-    def dismiss(self, function: Key, fleet: Fleet) -> None:
-        """Forget a fleet that has no endpoint and nothing in flight."""
-        if not (fleet.candidates or fleet.in_flight):
-            del self.fleets[function]
+    def dismiss(self, fleet: Fleet) -> None:
+        """Forget a fleet that nothing stands for any more."""
+        if not (fleet.candidates or fleet.in_flight or fleet.function in self.functions):
+            del self.fleets[fleet.function]
 
     def _unlink(self, candidate: Candidate) -> None:
         pod = candidate.endpoint.pod
@@ -172,17 +198,17 @@ def apply_active(state: State, subject: str, active: Active | None) -> list[Key]
     name = (intern(tokens["namespace"]), intern(tokens["name"]))
     match tokens["kind"], active:
         case "route", ActiveRoute():
-            state.table.put(compact(active))
+            state.put_route(compact(active))
         case "route", None:
-            state.table.remove(name)
+            state.remove_route(name)
         case "subscription", ActiveSubscription():
             state.subscriptions[name] = active.spec
         case "subscription", None:
             state.subscriptions.pop(name, None)
         case "function", ActiveFunction():
-            state.functions[name] = _function(name, active)
+            state.put_function(_function(name, active))
         case "function", None:
-            state.functions.pop(name, None)
+            state.remove_function(name)
     return [name] if tokens["kind"] == "function" else []
 
 

@@ -7,8 +7,10 @@ span that nobody records, as not sampled, and tracers of functions heed that.
 """
 
 import re
+from binascii import hexlify
 from collections.abc import Iterable
-from random import getrandbits
+from random import randbytes
+from struct import Struct
 from typing import Final
 
 import msgspec
@@ -17,10 +19,11 @@ _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:~-]{0,127}\Z")
 _TRACEPARENT: Final = re.compile(rb"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}\Z")
 REQUEST_NAME: Final = b"x-request-id: "
 _PARENT_NAME: Final = b"\r\ntraceparent: "
-_DIGITS: Final = 32
-"""Of a request id."""
+NO_PARENT: Final = b"\r\n"
+"""What follows a request id that came without `traceparent`."""
 _DRAWN: Final = 64
-"""Request ids for each draw of the generator: half the price of a draw for each."""
+"""Request ids for each draw of the generator: a quarter of the price of a draw for each."""
+_cut: Final = Struct("32s" * _DRAWN).unpack
 
 
 class Trace(msgspec.Struct, frozen=True, gc=False):
@@ -28,7 +31,7 @@ class Trace(msgspec.Struct, frozen=True, gc=False):
 
     request: bytes
     """The value of `x-request-id`."""
-    rest: bytes = b"\r\n"
+    rest: bytes = NO_PARENT
     """What follows it in a head: the end of its line, and `traceparent`'s if there is one."""
 
     @property
@@ -55,21 +58,14 @@ def read_trace(headers: Iterable[tuple[bytes, bytes]]) -> Trace:
                 parent = value
     if parent:
         return Trace(request or parent[3:35], b"%b%b\r\n" % (_PARENT_NAME, parent))
-    return Trace(request) if request else fresh_trace()
+    return Trace(request or fresh_id())
 
 
-_fresh: Final[list[Trace]] = []
+_fresh: Final[list[bytes]] = []
 
 
-def fresh_trace() -> Trace:
-    """Return the ids of a request that brings none."""
+def fresh_id() -> bytes:
+    """Return the id of a request that brings none: 32 digits, no secret."""
     if not _fresh:
-        _draw()
+        _fresh.extend(_cut(hexlify(randbytes(16 * _DRAWN))))  # noqa: S311 - it is no secret
     return _fresh.pop()
-
-
-def _draw() -> None:
-    """Make many at once. Ids are no secrets."""
-    size = _DRAWN * _DIGITS
-    digits = getrandbits(4 * size).to_bytes(size // 2, "big").hex().encode("ascii")
-    _fresh.extend([Trace(digits[at : at + _DIGITS]) for at in range(0, size, _DIGITS)])

@@ -120,7 +120,11 @@ class Connection(asyncio.Protocol):
         self._head_only = method == "HEAD"
         self._fresh = not self._head_only
         self._request_sent = True
-        self._deadline.until(until)
+        # `Deadline.until`, without the call: this is done for every request.
+        deadline = self._deadline
+        deadline.at = until
+        if until < deadline.rings:
+            deadline.arm()
         if self.transport is not None:
             self.transport.write(data)
 
@@ -194,9 +198,13 @@ class Connection(asyncio.Protocol):
             if head is not None and len(data) == head.size:
                 # A whole answer. The parser stands between two of them, and stays there.
                 self._usual = head
-                self._keep_alive = True
-                self._release()
-                receiver.on_known(head, data[len(head.raw) :])
+                self._receiver = None
+                if self._request_sent:
+                    self.reused = True
+                    self._home.put(self)
+                else:
+                    self.close()
+                receiver.on_known(head, data[head.end :])
                 return
         try:
             self._parser.feed_data(data)

@@ -271,9 +271,9 @@ class Stage:
             log_config=None, access_log=False, proxy_headers=False,
         )  # fmt: skip
         key = ("default", "f")
-        self.state.functions[key] = Function(key, 1, timeout_s=5.0, body_bytes=BODY_BYTES)
+        self.state.put_function(Function(key, 1, timeout_s=5.0, body_bytes=BODY_BYTES))
         for pattern, parameters in (("/f", ()), ("/p/{id}/x", ("id",))):
-            self.state.table.put(
+            self.state.put_route(
                 Route("default", pattern, 1, key, pattern, not parameters, _METHODS, "",
                       parameters)
             )  # fmt: skip

@@ -95,7 +95,7 @@ class Executor:
                         cause = None
                         return answer
                     finally:
-                        self._slots.release(function.key, grant.candidate, cause)
+                        self._slots.release(grant.candidate, cause)
         except NoSlot as refused:
             raise Unanswered(refused.problem.status, refused.problem.detail) from None
         except TimeoutError:

@@ -90,14 +90,14 @@ class Gate:
     ) -> None:
         values = {"timeout_s": 5.0, "body_bytes": 1 << 20} | limits
         key = ("default", name)
-        self.state.functions[key] = Function(key, revision, **values)
+        self.state.put_function(Function(key, revision, **values))
         if route:
             self.route(name, "/" + name, prefix=True)
 
     def route(self, function: str, pattern: str, prefix: bool = False, **fields: Any) -> None:
         values = {"methods": ("GET", "POST", "PUT"), "host": ""} | fields
         parameters = tuple(s[1:-1] for s in pattern.split("/") if s.startswith("{"))
-        self.state.table.put(
+        self.state.put_route(
             Route("default", f"{function}{pattern}", 1, ("default", function), pattern, prefix,
                   parameters=parameters, **values)
         )  # fmt: skip

@@ -11,6 +11,7 @@ from schemas.endpoints import Endpoint
 from services.router.choice import (
     FOREVER,
     Candidate,
+    Fleet,
     choose,
     eject,
     next_return,
@@ -28,7 +29,7 @@ def candidate(
     endpoint = Endpoint(
         "default", "f", instance, "127.0.0.1", 1, "pod", "node", revision, concurrency, "t", TIME
     )
-    return Candidate(endpoint, **fields)
+    return Candidate(endpoint, Fleet(("default", "f")), **fields)
 
 
 candidates = st.lists(

@@ -224,7 +224,7 @@ def calls_of(gate: Gate) -> list[object]:
 def counts_of(gate: Gate) -> list[object]:
     metrics = gate.metrics
     return [
-        sorted((key, series.classes) for key, series in metrics._series.items()),
+        sorted((f.function, f.tally.classes) for f in gate.state.counted() if f.tally is not None),
         metrics.retries, metrics.cold_starts, metrics.overflows, metrics.truncated,
         metrics.clients_gone, sorted(metrics.ejections.items()),
         gate.quiet(),

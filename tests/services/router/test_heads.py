@@ -53,7 +53,7 @@ async def test_a_known_head_goes_where_its_route_leads_now(gate: Gate) -> None:
     peer = await gate.client()
     for status in (200, 200, 404):
         if status == 404:
-            gate.state.table.remove(("default", "f/f"))
+            gate.state.remove_route(("default", "f/f"))
         await peer.send(POST + b"x")
         assert (await peer.response()).status == status
     peer.close()

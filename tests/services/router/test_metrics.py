@@ -2,21 +2,25 @@
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from services.router.metrics import NOBODY, Collector, Metrics
+from services.router.metrics import Collector, Metrics
+from services.router.state import Function, State
+
+KEY = ("ns", "f")
 
 
-def scrape(metrics: Metrics) -> list[str]:
+def scrape(state: State) -> list[str]:
     registry = CollectorRegistry()
-    registry.register(Collector(metrics, [("parked", "Waiting.", lambda: 3.0)]))
+    gauges = [("parked", "Waiting.", lambda: 3.0)]
+    registry.register(Collector(Metrics(), state.counted, gauges))
     return generate_latest(registry).decode().splitlines()
 
 
 def test_answers_are_counted_by_function_and_class_with_their_latency() -> None:
-    metrics = Metrics()
+    state = State()
     for status, seconds in ((200, 0.002), (204, 0.2), (503, 100.0)):
-        metrics.answered(("ns", "f"), status, seconds)
-    metrics.answered(NOBODY, 404, 0.0)
-    lines = scrape(metrics)
+        state.fleet(KEY).count(status, seconds)
+    state.nobody.count(404, 0.0)
+    lines = scrape(state)
     labels = 'namespace="ns",function="f"'
     for line in (
         'wasmfn_router_requests_total{function="f",namespace="ns",status="2xx"} 2.0',
@@ -34,8 +38,10 @@ def test_answers_are_counted_by_function_and_class_with_their_latency() -> None:
 
 
 def test_a_function_that_is_gone_leaves_no_series() -> None:
-    metrics = Metrics()
-    metrics.answered(("ns", "f"), 200, 0.1)
-    metrics.forget(("ns", "f"))
-    metrics.forget(("ns", "f"))
-    assert not [line for line in scrape(metrics) if 'function="f"' in line]
+    state = State()
+    state.put_function(Function(KEY, 1, timeout_s=1.0, body_bytes=1))
+    state.fleet(KEY).count(200, 0.1)
+    assert [line for line in scrape(state) if 'function="f"' in line]
+    state.remove_function(KEY)
+    state.remove_function(KEY)
+    assert not [line for line in scrape(state) if 'function="f"' in line]

@@ -175,7 +175,7 @@ async def test_an_endpoint_that_is_withdrawn_or_whose_pod_is_dead_gets_nothing_m
 async def test_when_a_function_is_deleted_those_who_wait_for_it_are_told(gate: Gate) -> None:
     waiting = asyncio.create_task(gate.request("GET", "/f"))
     await parked(gate, 1)
-    del gate.state.functions["default", "f"]
+    gate.state.remove_function(("default", "f"))
     gate.slots.changed([("default", "f")])
     assert (await waiting).status == 503
 
@@ -189,7 +189,7 @@ async def test_a_slot_that_comes_free_as_its_taker_leaves_is_not_lost(gate: Gate
     with pytest.raises(asyncio.CancelledError):
         await acquiring
     assert gate.quiet()
-    assert gate.slots.take(function, 0.0) is not None
+    assert gate.slots.take(gate.state.fleet(function), 0.0) is not None
 
 
 async def test_the_active_revision_serves_and_the_old_one_only_until_it_is_there(
@@ -210,6 +210,6 @@ async def test_a_newcomer_gets_no_slot_that_others_wait_for(gate: Gate) -> None:
     await parked(gate, 1)
     instance = await gate.instance(publish=False)
     gate.state.put_endpoint(instance.endpoint)
-    assert gate.slots.take(("default", "f"), 0.0) is None
+    assert gate.slots.take(gate.state.fleet(("default", "f")), 0.0) is None
     gate.slots.changed([("default", "f")])
     assert (await waiting).status == 200

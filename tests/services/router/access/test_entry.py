@@ -27,7 +27,7 @@ def guard(gate: Gate, **rules: Any) -> None:
     fields = {"function": "f", "path": "/g", "methods": ["GET", "POST"], **rules}
     spec = decode_spec("route", json.dumps(fields).encode())
     assert isinstance(spec, RouteSpec)
-    gate.state.table.put(compact(ActiveRoute("default", "guarded", 1, spec)))
+    gate.state.put_route(compact(ActiveRoute("default", "guarded", 1, spec)))
 
 
 def titled(response: Response) -> tuple[int, str]:
@@ -64,7 +64,7 @@ async def test_a_head_that_was_served_before_the_route_asked_for_keys_is_asked_t
     await gate.instance()
     for _ in range(3):
         assert (await gate.request("POST", "/g", b"x")).status == 200
-    gate.state.table.remove(("default", "f/g"))
+    gate.state.remove_route(("default", "f/g"))
     guard(gate, authentication=KEYS)
     assert (await gate.request("POST", "/g", b"x")).status == 401
 
