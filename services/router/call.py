@@ -28,7 +28,7 @@ from services.router.request import Request
 from services.router.retry import NOT_EXECUTED, Failure, cause_of, may_retry, problem_of
 from services.router.slots import Grant, no_room
 from services.router.table import Key
-from services.router.tracing import REQUEST_NAME
+from services.router.tracing import NO_PARENT, REQUEST_NAME
 from services.router.upload import Upload
 from services.router.upstream import Connection
 from services.router.workings import Workings
@@ -54,16 +54,17 @@ class Call(ABC):
     """The call of one request's function."""
 
     # What is always set first. There is no `__init__`: it doubles what making a call costs.
-    keep_alive: bool
     _workings: Workings
     _client: Client
     _request: Request
     _request_id: bytes
-    _after_id: bytes
-    """What follows the id in a head."""
     _pieces: list[bytes]
     """What is held of the request's body."""
-    # What most calls never need is not set for each.
+    # What is so for most calls is not set for each.
+    keep_alive = True
+    """The connection may serve another request."""
+    _after_id = NO_PARENT
+    """What follows the id in a head."""
     parked_at = 0.0
     _began = 0.0
     _admitted: Admitted | None = None

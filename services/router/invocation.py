@@ -61,12 +61,10 @@ class Invocation(Call):
     ) -> None:
         """Take a request of which all is here, as most come, and begin."""
         now = self._began = monotonic()
-        self.keep_alive = True
         self._workings = workings
         self._client = client
         self._request = head
         self._request_id = request_id = fresh_id()
-        self._after_id = NO_PARENT
         self._pieces = [body]
         self._admitted = admitted
         self._body_complete = True

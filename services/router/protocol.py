@@ -62,6 +62,10 @@ class ClientConnection(BoundedConnection):
         """The known one that came last: most clients send the same again."""
         self._lead: tuple[Admitted | None, bytes] = (None, b"")
         """What its requests begin with at an instance, as it was admitted."""
+        self._free = False
+        """Nothing is under way, and the parser stands between two requests."""
+        self._alone = False
+        """What is under way is a known request, and nothing came since."""
 
     # What an invocation calls.
 
@@ -89,9 +93,16 @@ class ClientConnection(BoundedConnection):
 
     def conclude(self, front: bytes, request_id: bytes, data: bytes, now: float) -> None:
         """Send a whole answer on a connection that stays open, and give the turn on."""
-        head = (front, self.common_lines(), REQUEST_NAME, request_id, _ENDS)
-        self.transport.write(b"".join((*head, data)))
-        self.on_answered(keep_alive=True, now=now)
+        if self._common is not self.server_state.default_headers:
+            self.common_lines()
+        self.transport.write(
+            b"".join((front, self._common_lines, REQUEST_NAME, request_id, _ENDS, data))
+        )
+        if self._alone:
+            self._turn = None
+            self._rest(now)
+        else:
+            self.on_answered(keep_alive=True, now=now)
 
     def expect_body(self, within_s: float) -> None:
         """Read the body, and tell the invocation if nothing comes of it for so long."""
@@ -108,12 +119,7 @@ class ClientConnection(BoundedConnection):
         self._turn = None
         waits = self._in_body or self._in_head or self.pipeline or self.flow.read_paused
         if keep_alive and not waits and not self._close_next:
-            # `Deadline.until`, without the call: this is done for every request.
-            # If the client has just left, `connection_lost` stops the clock.
-            deadline = self._deadline
-            deadline.at = at = now + self.limits.keep_alive_s
-            if at < deadline.rings:
-                deadline.arm()
+            self._rest(now)
             return
         if self.transport.is_closing():
             return
@@ -143,6 +149,7 @@ class ClientConnection(BoundedConnection):
         if self.workings is not None and self.client is not None:
             trusted = self.workings.trusted
             self._origin = Origin(self.client[0], self.scheme or "http", trusted)
+            self._free = not self._deaf
 
     def connection_lost(self, exc: Exception | None) -> None:
         if isinstance(self.cycle, Invocation):
@@ -150,21 +157,24 @@ class ClientConnection(BoundedConnection):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._deaf:
-            return
         workings = self.workings
-        cycle = self.cycle
-        fresh = not (self._in_head or self._in_body) and (cycle is None or cycle.response_complete)
-        if fresh and workings is not None:
-            head = self._usual
-            if head is None or not data.startswith(head.raw):
-                head = workings.heads.known.get(data[: data.find(END) + len(END)])
-            if head is not None and len(data) == head.size:
-                self._usual = head
-                if self._serve_known(workings, head, data):
-                    return
+        if not self._free or workings is None:
+            self._alone = False
+            super().data_received(data)
+            return
+        self._free = False
+        head = self._usual
+        if head is None or not data.startswith(head.raw):
+            head = workings.heads.known.get(data[: data.find(END) + len(END)])
+        if head is not None and len(data) == head.size:
+            self._usual = head
+            if self._serve_known(workings, head, data):
+                return
+        self._alone = False
+        # Else what begins no request would be taken for the head of the one before.
+        self._head = None
         super().data_received(data)
-        if fresh and workings is not None and self._head is not None:
+        if self._head is not None:
             self._learn(workings, self._head, data)
 
     def resume_writing(self) -> None:
@@ -261,6 +271,7 @@ class ClientConnection(BoundedConnection):
         if not admitted.is_plain:
             return False
         # The parser stands between two requests, and stays there.
+        self._alone = True
         self._turn = invocation = Invocation()
         self.cycle = invocation  # type: ignore[assignment]  # it stands in for uvicorn's
         invocation.serve(workings, self, head, admitted, data[head.end :])
@@ -280,6 +291,16 @@ class ClientConnection(BoundedConnection):
             and not any(name in _OF_ONE for name, _ in self.headers)
         ):
             workings.heads.learn(data[:end], head, len(data))
+
+    def _rest(self, now: float) -> None:
+        """Wait for the client's next request."""
+        self._free = True
+        # `Deadline.until`, without the call: this is done for every request.
+        # If the client has just left, `connection_lost` stops the clock.
+        deadline = self._deadline
+        deadline.at = at = now + self.limits.keep_alive_s
+        if at < deadline.rings:
+            deadline.arm()
 
     def _hand_over(self) -> None:
         """Begin an ASGI cycle, as uvicorn does."""

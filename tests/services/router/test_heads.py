@@ -99,3 +99,39 @@ async def test_a_known_answer_counts_as_no_other_and_breaks_off_no_less(gate: Ga
     assert (await peer.at_end()).endswith(b"\r\n\r\nha")
     assert gate.metrics.truncated == 1
     peer.close()
+
+
+async def test_empty_lines_after_a_request_are_not_remembered_as_its_head(gate: Gate) -> None:
+    instance = await gate.instance()
+    peer = await gate.client()
+    get = b"GET /f HTTP/1.1\r\nhost: a\r\n\r\n"
+    for empty in (b"\r\n\r\n", b"\r\n\r\n", b"\r\n"):
+        await peer.send(get)
+        assert (await peer.response()).status == 200
+        await peer.send(empty)
+        # The next answer on another connection says that what came before has been read.
+        assert (await gate.request("GET", "/f")).status == 200
+    assert b"\r\n\r\n" not in gate.workings.heads.known
+    assert len(instance.calls) == 6
+    peer.close()
+
+
+async def test_a_known_head_finds_the_endpoints_of_a_function_that_was_made_anew(
+    gate: Gate,
+) -> None:
+    first = await gate.instance()
+    peer = await gate.client()
+    for _ in range(2):
+        await peer.send(POST + b"x")
+        assert (await peer.response()).status == 200
+    gate.state.remove_function(("default", "f"))
+    gate.state.withdraw(("default", "f"), first.endpoint.instance)
+    await peer.send(POST + b"x")
+    assert (await peer.response()).status == 503
+    assert not gate.state.fleets
+    gate.function(route=False, revision=2)
+    second = await gate.instance(revision=2)
+    await peer.send(POST + b"y")
+    assert (await peer.response()).body == b"y"
+    assert (len(first.calls), len(second.calls)) == (2, 1)
+    peer.close()

@@ -14,7 +14,7 @@ from schemas.endpoints import Endpoint
 from schemas.pods import PodFact
 from schemas.specs import FunctionSpec, Module, RouteSpec
 from services.router.choice import FOREVER, Ejection
-from services.router.state import Memory, State, apply_active, apply_endpoint, apply_pod
+from services.router.state import Function, Memory, State, apply_active, apply_endpoint, apply_pod
 
 TIME = datetime(2026, 1, 1, tzinfo=UTC)
 F = ("default", "f")
@@ -158,3 +158,36 @@ def test_a_function_with_its_route_and_endpoint_takes_less_than_two_kilobytes() 
     assert len(state.functions) == len(state.table) == len(state.fleets) == 4 * count
     # A table that grows in one batch, such as Python's own of interned words, does not in another.
     assert min(taken) / count < 2048
+
+
+def test_a_fleet_stays_while_its_function_is_in_force_or_anything_is_at_its_endpoints() -> None:
+    state = State()
+    function = Function(F, 1, timeout_s=1.0, body_bytes=1)
+    state.put_function(function)
+    fleet = state.fleet(F)
+    put(state, endpoint("a"))
+    state.withdraw(F, "a")
+    assert state.fleet(F) is fleet
+    put(state, endpoint("b"))
+    state.candidates(F)[0].in_flight = fleet.in_flight = 1
+    state.remove_function(F)
+    assert state.fleets == {F: fleet}
+    state.withdraw(F, "b")
+    assert state.fleets == {F: fleet}
+    fleet.in_flight = 0
+    state.dismiss(fleet)
+    assert state.fleets == {}
+
+
+def test_every_change_of_a_route_or_function_makes_a_new_edition() -> None:
+    state = State()
+    route = ActiveRoute("default", "r", 1, RouteSpec(function="f", path="/f"))
+    at = subjects.ACTIVE.subject(kind="route", namespace="default", name="r")
+    spec = FunctionSpec(module=Module("0" * 64))
+    function = ActiveFunction("default", "f", 1, spec, "", None, "f.wasm")
+    of = subjects.ACTIVE.subject(kind="function", namespace="default", name="f")
+    editions = [state.edition]
+    for where, active in ((at, route), (of, function), (at, None), (of, None)):
+        apply_active(state, where, active)
+        editions.append(state.edition)
+    assert len(set(editions)) == 5
