@@ -59,6 +59,7 @@ class Head(Request):
     path: str
     """Decoded."""
     admitted: Admitted | None = None
+    """Only if its route asks nothing more of it."""
     edition: int = 0
     """The state's when it was admitted."""
     raw: bytes = b""
@@ -119,7 +120,8 @@ def admit(state: State, head: Head) -> Admitted:
     is_plain = match.route.gate is None
     fleet = state.fleet(function.key)
     admitted = Admitted(match, function, fleet, header_lines(parameters), is_plain)
-    head.admitted = admitted
+    # What a route asks of a request is asked each time.
+    head.admitted = admitted if is_plain else None
     head.edition = state.edition
     return admitted
 

@@ -168,7 +168,15 @@ class ClientConnection(BoundedConnection):
             head = workings.heads.known.get(data[: data.find(END) + len(END)])
         if head is not None and len(data) == head.size:
             self._usual = head
-            if self._serve_known(workings, head, data):
+            admitted = head.admitted
+            if admitted is None or head.edition != workings.state.edition:
+                admitted = self._admit_again(workings, head)
+            if admitted is not None:
+                # The parser stands between two requests, and stays there.
+                self._alone = True
+                self._turn = invocation = Invocation()
+                self.cycle = invocation  # type: ignore[assignment]  # it stands in for uvicorn's
+                invocation.serve(workings, self, head, admitted, data[head.end :])
                 return
         self._alone = False
         # Else what begins no request would be taken for the head of the one before.
@@ -262,20 +270,13 @@ class ClientConnection(BoundedConnection):
             self.pipeline.appendleft((invocation, self.app))  # type: ignore[arg-type]  # the same
         return True
 
-    def _serve_known(self, workings: Workings, head: Head, data: bytes) -> bool:
-        """Serve a whole request whose head is known. False if it is no plain invocation now."""
+    def _admit_again(self, workings: Workings, head: Head) -> Admitted | None:
+        """Judge a known head anew: a route or function has changed. None if it is not plain now."""
         try:
             admitted = admit(workings.state, head)
         except Refused:
-            return False
-        if not admitted.is_plain:
-            return False
-        # The parser stands between two requests, and stays there.
-        self._alone = True
-        self._turn = invocation = Invocation()
-        self.cycle = invocation  # type: ignore[assignment]  # it stands in for uvicorn's
-        invocation.serve(workings, self, head, admitted, data[head.end :])
-        return True
+            return None
+        return admitted if admitted.is_plain else None
 
     def _learn(self, workings: Workings, head: Head, data: bytes) -> None:
         """Remember the head of a request that came in one piece, to know it again."""

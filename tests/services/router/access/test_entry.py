@@ -66,7 +66,8 @@ async def test_a_head_that_was_served_before_the_route_asked_for_keys_is_asked_t
         assert (await gate.request("POST", "/g", b"x")).status == 200
     gate.state.remove_route(("default", "f/g"))
     guard(gate, authentication=KEYS)
-    assert (await gate.request("POST", "/g", b"x")).status == 401
+    for _ in range(3):
+        assert (await gate.request("POST", "/g", b"x")).status == 401
 
 
 async def test_a_request_that_nobody_waits_for_is_asked_for_its_key_too(gate: Gate) -> None:
