@@ -179,11 +179,12 @@ class ClientConnection(BoundedConnection):
                 invocation.serve(workings, self, head, admitted, data[head.end :])
                 return
         self._alone = False
-        # Else what begins no request would be taken for the head of the one before.
-        self._head = None
+        before = self._head
         super().data_received(data)
-        if self._head is not None:
-            self._learn(workings, self._head, data)
+        head = self._head
+        # Empty lines begin no request: the head is still that of the one before.
+        if head is not None and head is not before:
+            self._learn(workings, head, data)
 
     def resume_writing(self) -> None:
         super().resume_writing()
