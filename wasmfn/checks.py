@@ -23,6 +23,8 @@ from wasmfn.discovery import NoPlatformError, find_platform
 from wasmfn.errors import UnreachableError
 
 _LOW_DISK_BYTES: Final = 1024 * MIB
+_FULL_DISK_BYTES: Final = 32 * MIB
+"""Less than one large module with its artifact and image takes."""
 _SKEW_S: Final = 2.0
 _PROBE_S: Final = 2.0
 _NEARLY_FULL: Final = 0.9
@@ -124,7 +126,7 @@ def disk(directory: Path, free_bytes: int) -> Check:
         return Check("disk", "good", detail)
     return Check(
         "disk",
-        "warning",
+        "warning" if free_bytes >= _FULL_DISK_BYTES else "bad",
         detail,
         "make room: when the disk is full, NATS takes no new specs and logs, and has to be"
         " started again afterwards",

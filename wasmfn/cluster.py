@@ -75,11 +75,16 @@ class Kubectl(msgspec.Struct, frozen=True):
         return found
 
 
-def find_kubectl(kubeconfig: Path | None = None, context: str | None = None) -> Kubectl:
+def find_kubectl(
+    kubeconfig: Path | None = None, context: str | None = None, *, offline: bool = False
+) -> Kubectl:
     """Return the kubectl of this machine, for the cluster that is named or is the usual one.
 
+    `offline` is for work that needs no cluster, such as building an overlay.
+
     Raises:
-        WasmfnError: there is none.
+        WasmfnError: there is no kubectl.
+        UnreachableError: nothing on this machine says where a cluster is.
     """
     command: tuple[str, ...]
     if kubectl := shutil.which("kubectl"):
@@ -97,9 +102,29 @@ def find_kubectl(kubeconfig: Path | None = None, context: str | None = None) -> 
         kubeconfig = _K3S_CONFIG if not own.exists() and os.access(_K3S_CONFIG, os.R_OK) else None
     if kubeconfig is not None:
         command += (f"--kubeconfig={kubeconfig}",)
+    elif kubectl and not offline and not _knows_a_cluster():
+        raise UnreachableError(
+            "no cluster is known here: there is no ~/.kube/config, and KUBECONFIG names no file"
+            " that is there; name one with --kubeconfig or KUBECONFIG (how a platform on this"
+            " machine is, `wasmfn doctor` says)"
+        )
     if context:
         command += (f"--context={context}",)
     return Kubectl(command)
+
+
+def _knows_a_cluster() -> bool:
+    """Return whether kubectl would find a cluster by itself.
+
+    Where it knows none it asks localhost:8080, which is where `wasmfn up` answers.
+    """
+    own = str(Path.home() / ".kube" / "config")
+    files = os.environ.get("KUBECONFIG") or own
+    return (
+        any(Path(file).exists() for file in files.split(os.pathsep) if file)
+        or _K3S_CONFIG.exists()  # that of k3s looks there, and says so if it may not read it
+        or "KUBERNETES_SERVICE_HOST" in os.environ  # it runs in a pod
+    )
 
 
 def failure(said: str) -> WasmfnError:

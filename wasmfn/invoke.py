@@ -13,11 +13,13 @@ from urllib.parse import urlsplit
 import msgspec
 
 from schemas.names import new_correlation_id
-from schemas.specs import RouteSpec
+from schemas.specs import FunctionSpec, Limits, RouteSpec
 from wasmfn.errors import MissingError, RejectedError, UnreachableError
 from wasmfn.objects import Key, Object, routes_to
 
 _MAX_ANSWER_BYTES: Final = 512 * 1024 * 1024
+_MARGIN_S: Final = 60.0
+"""What the platform may take besides the run itself: a place, an image, a new pod."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -99,6 +101,12 @@ def call(
         request_id=response.headers.get("x-request-id", request_id),
         location=response.headers.get("location", ""),
     )
+
+
+def patience_s(function: Object) -> float:
+    """Return how long a call of `function` is waited for: longer than it may take."""
+    limits = function.spec.limits if isinstance(function.spec, FunctionSpec) else Limits()
+    return limits.timeout_s + _MARGIN_S
 
 
 def callable_route(function: Key, routes: Sequence[Object]) -> tuple[RouteSpec, str]:

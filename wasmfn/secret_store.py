@@ -23,6 +23,11 @@ def put(directory: Path, namespace: str, name: str, key: str, value: bytes) -> b
         RejectedError: the name or value cannot be a secret's.
     """
     _check(name, key)
+    if not value:
+        raise RejectedError(
+            f"nothing was stored, since the value of {name}/{key} is empty; see whether what"
+            " should have given it has failed"
+        )
     try:
         text = value.decode("utf-8")
     except UnicodeDecodeError:

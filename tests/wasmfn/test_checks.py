@@ -51,7 +51,8 @@ def test_a_clock_that_is_off_and_a_disk_that_is_full_are_told() -> None:
     assert checks.clock(told, NOW).state == "good"
     assert checks.clock(told, NOW + timedelta(seconds=9)).state == "warning"
     assert checks.clock({}, NOW).state == "good"
-    assert checks.disk(Path("/"), 1 << 20).state == "warning"
+    assert checks.disk(Path("/"), 1 << 20).state == "bad"
+    assert checks.disk(Path("/"), 1 << 28).state == "warning"
     assert checks.disk(Path("/"), 1 << 40).state == "good"
 
 

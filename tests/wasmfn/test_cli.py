@@ -173,6 +173,25 @@ def test_a_call_shows_output_and_fails_as_the_function_does(platform: LocalPlatf
     assert platform.cli("fn", "test", "echoes", "--stdin", stdin=data).stdout == data
 
 
+def test_ctrl_c_ends_a_call_that_is_waited_for(platform: LocalPlatform) -> None:
+    ok(platform, "deploy", example("sort"), "--name", "slow")
+    with socket.create_server(("127.0.0.1", 0)) as router:
+        url = f"http://127.0.0.1:{router.getsockname()[1]}"
+        calling = subprocess.Popen(
+            [WASMFN, "invoke", "slow", "1", "--http", url],
+            env=platform.environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        router.settimeout(60)
+        link, _ = router.accept()
+        with link:
+            assert link.recv(1)
+            calling.send_signal(signal.SIGINT)
+            out, said = calling.communicate(timeout=60)
+    assert (calling.returncode, out, said) == (130, b"", b"\n")
+
+
 def test_a_function_log_shows_what_it_wrote(platform: LocalPlatform) -> None:
     ok(platform, "deploy", example("stderr"), "--name", "logs")
     follow = subprocess.Popen(

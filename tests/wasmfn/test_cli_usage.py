@@ -179,6 +179,14 @@ def test_secrets_are_kept_private_and_never_shown(tmp_path: Path) -> None:
     assert not file.exists()
 
 
+def test_a_pipe_that_gave_nothing_makes_no_secret(tmp_path: Path) -> None:
+    home = {"HOME": str(tmp_path), "WASMFN_DATA": str(tmp_path / "data")}
+    empty = wasmfn("secret", "create", "db", "password", "--from-file", "/dev/null", **home)
+    assert empty.returncode == 5
+    assert "the value of db/password is empty" in empty.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
 @pytest.mark.parametrize("key", ["../x", ".hidden", "a/b", ""])
 def test_a_secrets_key_cannot_leave_its_folder(key: str, tmp_path: Path) -> None:
     home = {"HOME": str(tmp_path), "WASMFN_DATA": str(tmp_path / "data")}

@@ -57,6 +57,26 @@ def test_the_kubectl_of_k3s_will_do(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert find_kubectl(Path("/c"), "prod").command[2:] == ("--kubeconfig=/c", "--context=prod")
 
 
+def test_without_a_kubeconfig_kubectl_is_not_let_loose_on_our_own_port(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "kubectl").write_text("#!/bin/sh\n")
+    (tmp_path / "kubectl").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(cluster, "_K3S_CONFIG", tmp_path / "k3s.yaml")
+    monkeypatch.setenv("KUBECONFIG", f"{tmp_path}/gone")
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with pytest.raises(UnreachableError, match="no cluster is known here"):
+        find_kubectl()
+    kubectl = (str(tmp_path / "kubectl"),)
+    assert find_kubectl(offline=True).command == kubectl
+    assert find_kubectl(Path("/c")).command == (*kubectl, "--kubeconfig=/c")
+    (tmp_path / "there").touch()
+    monkeypatch.setenv("KUBECONFIG", f"{tmp_path}/gone:{tmp_path}/there")
+    assert find_kubectl().command == kubectl
+
+
 def test_every_image_and_every_setting_that_names_one_is_taken_from_the_registry() -> None:
     container = {
         "image": "wasmfn/services:1",

@@ -1,6 +1,9 @@
 """Call a function through the router and show what came back: `fn test` and `invoke`."""
 
+import contextlib
+import signal
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -42,7 +45,7 @@ async def invoke_and_show(
         WasmfnError: the function failed, or the platform did not take the call.
     """
     # Only these verbs speak HTTP, and http.client takes its time to import.
-    from wasmfn.invoke import call, callable_route, problem_of  # noqa: PLC0415
+    from wasmfn.invoke import call, callable_route, patience_s, problem_of  # noqa: PLC0415
 
     function = Key("function", session.namespace, name)
     async with session.connect() as client:
@@ -61,12 +64,15 @@ async def invoke_and_show(
         )
     else:
         body, content_type = data, "application/octet-stream"
+    more = {"prefer": "respond-async", **({"idempotency-key": key} if key else {})}
+    with _interruptible():
+        answer = call(
+            http_url, route, body, content_type,
+            method=method, timeout_s=patience_s(found), more=None if wait else more,
+        )  # fmt: skip
     if wait:
-        answer = call(http_url, route, body, content_type, method=method)
         show(answer, interface, raw=raw)
         return ""
-    more = {"prefer": "respond-async", **({"idempotency-key": key} if key else {})}
-    answer = call(http_url, route, body, content_type, method=method, more=more)
     if answer.status != ACCEPTED:
         raise RejectedError(problem_of(answer))
     write(http_url.rstrip("/") + answer.location)
@@ -75,6 +81,16 @@ async def invoke_and_show(
         f"accepted in {duration(answer.milliseconds)}; see `wasmfn invocations get {name} {number}`"
     )
     return number
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C end a call that blocks: asyncio's own handler waits for the loop to turn."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def interface_of(function: Object) -> str:

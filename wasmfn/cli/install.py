@@ -87,7 +87,7 @@ def install(
       WASMFN_NATS=kubernetes: wasmfn deploy sort.wasm     then use it
       wasmfn install --subject 'app.>' --subject 'shop.>' --stream 'ORDERS=shop.orders.>'
     """
-    kubectl = find_kubectl(kubeconfig, context)
+    kubectl = find_kubectl(kubeconfig, context, offline=dry_run)
     given = clusterapplications.parse(subjects, streams) if subjects or streams else None
     objects = cluster.render(kubectl, overlay, registry, given)
     if dry_run:

@@ -58,7 +58,10 @@ def create(session: Session, name: str, key: str, from_file: Path | None) -> Non
         value = sys.stdin.buffer.read(secret_store.MAX_BYTES + 2).removesuffix(b"\n")
     replaced = secret_store.put(session.secrets_dir(), session.namespace, name, key, value)
     done = "replaced" if replaced else "created"
-    note(f"{done} {name}/{key}; instances that are loaded from now on see it")
+    note(
+        f"{done} {name}/{key}; instances that are loaded from now on see it, and"
+        " `wasmfn fn update FUNCTION` loads a function's anew"
+    )
 
 
 @secret.command("list")

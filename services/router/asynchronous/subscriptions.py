@@ -144,9 +144,11 @@ class Subscriptions:
     async def _pull(self, key: Key, spec: SubscriptionSpec) -> None:
         """Take what is in a stream, each message until its invocation is stored."""
         stream = spec.stream or ""
+        told = ""
         while True:
             try:
                 await self._provide(key, spec, stream)
+                told = ""
                 async with open_puller(self._bus, stream, _consumer(key)) as puller:
                     while True:
                         msg = await puller.next(_PULL_S)
@@ -163,9 +165,15 @@ class Subscriptions:
                             raise
                         await msg.acknowledge()
             except (ConsumerGone, BusError, nats.errors.Error, js_errors.Error) as error:
-                log.warning("the subscription %s waits: %s", key[1], error)
+                missing = isinstance(error, js_errors.NotFoundError)
+                why = f"there is no stream {stream}" if missing else str(error)
             except TimeoutError:
-                log.warning("the subscription %s waits: NATS does not answer", key[1])
+                missing, why = False, "NATS does not answer"
+            if why != told:
+                log.warning("the subscription %s waits: %s", key[1], why)
+                if missing:
+                    self._waits(key, spec, stream)
+                told = why
             await asyncio.sleep(_PAUSE_S)
 
     async def _provide(self, key: Key, spec: SubscriptionSpec, stream: str) -> None:
@@ -247,6 +255,16 @@ class Subscriptions:
                 f"NATS does not permit {spec.subject} to this router, so {spec.function} hears"
                 " nothing of it; give the subject to applications: docs/k3s.md tells how",
                 level="error", subject=spec.subject,
+            )
+        )  # fmt: skip
+
+    def _waits(self, key: Key, spec: SubscriptionSpec, stream: str) -> None:
+        self._emit(
+            new_event(
+                "router", key[0], "subscription", key[1], "subscription-waits",
+                f"there is no stream {stream} in NATS, so {spec.function} hears nothing of"
+                f" {spec.subject}; make the stream, or let the subscription name another one",
+                level="warning", stream=stream,
             )
         )  # fmt: skip
 

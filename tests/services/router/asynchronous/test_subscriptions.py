@@ -3,11 +3,14 @@
 import asyncio
 from typing import Any
 
+import msgspec
 import nats.errors
+from nats.aio.msg import Msg
 from nats.js import api
 
 from schemas import subjects
 from schemas.active import ActiveSubscription
+from schemas.events import Event
 from schemas.specs import SubscriptionSpec
 from tests.services.router.asynchronous.calls import ready
 from tests.services.router.clients import eventually
@@ -102,6 +105,33 @@ async def test_a_stream_made_anew_is_another_stream(platform: Platform) -> None:
         calls = platform.instances[0].calls
         await eventually(lambda: body in [call.body for call in calls], 60.0)  # noqa: B023
         await platform.js.delete_stream("SHOP")
+
+
+async def test_a_stream_that_is_not_there_is_told_of_once_and_waited_for(
+    platform: Platform,
+) -> None:
+    await ready(platform)
+    told: list[Event] = []
+
+    async def hear(msg: Msg) -> None:
+        event = msgspec.json.decode(msg.data, type=Event)
+        if event.what == "subscription-waits":
+            told.append(event)
+
+    await platform.nc.subscribe("wasmfn.events.>", cb=hear)
+    await subscribe(platform, subject="shop.orders", stream="SHOP")
+    await eventually(lambda: bool(told), 60.0)
+    assert (told[0].kind, told[0].name, told[0].level) == ("subscription", "s", "warning")
+    assert "there is no stream SHOP" in told[0].message
+    await platform.js.add_stream(api.StreamConfig(name="SHOP", subjects=["shop.>"]))
+
+    async def listens() -> bool:
+        return bool(await platform.js.consumers_info("SHOP"))
+
+    await eventually(listens, 60.0)
+    await platform.js.publish("shop.orders", b"one")
+    await eventually(lambda: bool(platform.instances[0].calls), 60.0)
+    assert len(told) == len({event.fields["stream"] for event in told}) == 1
 
 
 async def test_a_subscription_that_is_gone_takes_nothing(platform: Platform) -> None:
