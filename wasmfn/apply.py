@@ -25,6 +25,7 @@ import yaml
 from schemas.specs import KINDS, AnySpec, EnvironmentSpec, FunctionSpec, Module
 from wasmfn.errors import RejectedError
 from wasmfn.objects import Key, name_problem, plain_spec
+from wasmfn.violations import violation
 
 ORDER: Final = ("environment", "function", "route", "timer", "subscription")
 """Used things before their users, so that applying in this order never waits for a reference."""
@@ -253,8 +254,7 @@ def _spec(document: Document, kind: str, modules: Mapping[PurePath, Module]) -> 
     try:
         return msgspec.convert(fields, KINDS[kind])
     except msgspec.ValidationError as error:
-        problem, _, where = str(error).partition(" - at `")
-        raise document.error(where.rstrip("`").removeprefix("$").lstrip("."), problem) from error
+        raise document.error(*violation(error, KINDS[kind])) from error
 
 
 def _named_module(document: Document, given: dict[str, Any], module: Module) -> dict[str, Any]:

@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -94,8 +95,7 @@ async def demonstrate(platform: Platform, show: Show) -> Shown:
             deployed = await deploy(client, module, spec_of=_short_lived)
         url = f"{http_url}/sort"
         show(_fact("deployed", f"sort.wasm, live in {duration(deployed.milliseconds)}"))
-        async for _ in _until(client, since, "endpoint-withdrawn"):
-            pass
+        await _until(client, since, {"endpoint-withdrawn"})
         show(_fact("idle", "scaled to zero: no process of it is left"))
         body = msgspec.json.encode({"args": NUMBERS})
         begin = datetime.now(UTC)
@@ -104,7 +104,8 @@ async def demonstrate(platform: Platform, show: Show) -> Shown:
         for answer in (cold, warm):
             if outcome_of(answer).output != [SORTED]:
                 raise WasmfnError(f"the function gave a wrong answer: {answer.body[:500]!r}")
-        story = [event async for event in _until(client, begin, "cold-start")]
+        # Router and scheduler each tell their part, and whose comes first is not said.
+        story = await _until(client, begin, {"cold-start", "instance-loaded"})
         # From now on it stays for the two minutes that a function usually has.
         spec = await client.get(key)
         if isinstance(spec.spec, FunctionSpec):
@@ -177,13 +178,16 @@ def _short_lived(before: FunctionSpec | None, module: Module | None) -> Function
     return FunctionSpec(module=module, scaling=Scaling(idle_timeout_s=_IDLE_S))
 
 
-async def _until(client: Client, since: datetime, what: str) -> AsyncIterator[Event]:
-    """Yield the events since `since`, and end after the first that is a `what` of sort."""
+async def _until(client: Client, since: datetime, wanted: AbstractSet[str]) -> list[Event]:
+    """Return the events since `since`, up to when there is one of sort of each kind wanted."""
+    seen: list[Event] = []
     async with asyncio.timeout(_EVENT_S):
-        async for event in client.events(since, follow=True):
-            yield event
-            if event.what == what and event.name == "sort":
-                return
+        async with contextlib.aclosing(client.events(since, follow=True)) as events:
+            async for event in events:
+                seen.append(event)
+                if wanted <= {each.what for each in seen if each.name == "sort"}:
+                    break
+    return seen
 
 
 def _fact(label: str, text: str, style: str = "") -> Line:

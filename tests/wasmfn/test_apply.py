@@ -89,8 +89,8 @@ F = "kind: function\nname: f\n"
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (F + "image: x\nlimits: {timeout: 3}", "at limits: Object contains unknown"),
-        (F + "image: x\nmemory: 3", "document 1: Object contains unknown"),
+        (F + "image: x\nlimits: {timeout: 3}", "at limits: there is no field `timeout`"),
+        (F + "image: x\nmemory: 3", "document 1: there is no field `memory`"),
         (F + "image: x\nlimits: {timeout_s: soon}", "at limits.timeout_s: Expected `float`"),
         ("kind: function\nname: f", "needs a `module`, an `image` or an `environment`"),
         ("kind: function\nimage: x", "at name: a function needs a `name`"),

@@ -238,7 +238,7 @@ module: {file: m.wasm}
     ]  # fmt: skip
     file.write_text(text.replace("path: /applied", "path: /applied\nmethod: [GET]"))
     said = refused(platform, 5, *run, str(file))
-    assert "app.yaml, document 1: Object contains unknown field `method`" in said
+    assert "app.yaml, document 1: there is no field `method`; did you mean `methods`?" in said
     file.write_text(text.partition("---")[2])
     assert "delete" in ok(platform, *run, str(file), "--prune")
     assert ok(platform, "route", "list", "-n", "apps", "-o", "name") == ""
@@ -380,6 +380,7 @@ def test_demo_shows_the_answer_and_the_cold_start_and_leaves_nothing(tmp_path: P
     assert done.returncode == 0, done.stderr.decode()
     assert '"output":["8 1111 2345"]' in said, said
     assert "cold start" in said
+    assert "scheduler: signed call" in said, said
     assert "█" in said
     assert list(tmp_path.glob("wasmfn-demo-*")) == []
 

@@ -74,6 +74,11 @@ def test_help_imports_neither_the_bus_nor_rich() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def test_the_version_is_an_option_too() -> None:
+    said = wasmfn("--version").stdout
+    assert said == wasmfn("version").stdout.splitlines(keepends=True)[0]
+
+
 def test_help_lists_every_verb_and_the_exit_codes() -> None:
     done = wasmfn("--help")
     assert done.returncode == 0
@@ -86,6 +91,8 @@ def test_help_lists_every_verb_and_the_exit_codes() -> None:
     ("arguments", "code", "words"),
     [
         (["nonsense"], 2, "No such command"),
+        (["down"], 2, "Ctrl-C"),
+        (["logs", "sort"], 2, "wasmfn fn logs NAME"),
         (["fn", "list", "-o", "xml"], 2, "'xml' is not one of"),
         (["fn", "get"], 2, "Missing argument 'NAME'"),
         (["fn", "get", "My_Fn"], 2, "'My_Fn' cannot be a name"),

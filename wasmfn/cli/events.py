@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import click
 import msgspec
 
-from wasmfn.cli.output import write
+from wasmfn.cli.output import note, write
 from wasmfn.cli.parameters import NAME, SPAN
 from wasmfn.cli.session import Session, with_session
 from wasmfn.cli.verb import Verb
@@ -21,13 +21,18 @@ from wasmfn.render import event as event_line
 @click.option("--function", type=NAME, help="Only of this function, its builds and instances.")
 @click.option("--request", metavar="ID", help="Only with this x-request-id or correlation id.")
 @click.option("--relative", is_flag=True, help="Show how long ago instead of the time of day.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
+@click.option(
+    "-o", "--output", "form", type=click.Choice(["text", "json"]), default="text",
+    help="Lines to read, or JSON lines.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="The same as `-o json`.")
 @with_session
 async def events(
     session: Session,
     since: float | None,
     function: str | None,
     request: str | None,
+    form: str,
     *,
     follow: bool,
     relative: bool,
@@ -48,13 +53,17 @@ async def events(
     back = since if since is not None else 0.0 if follow else 600.0
     now = datetime.now(UTC)
     about = None if function is None else About(session.namespace, function)
+    empty = True
     async with session.connect() as client:
         async for event in client.events(now - timedelta(seconds=back), follow=follow):
             if about is not None and not about.takes(event):
                 continue
             if request is not None and event.correlation != request:
                 continue
-            if as_json:
+            empty = False
+            if as_json or form == "json":
                 write(msgspec.json.encode(event).decode())
             else:
                 write(event_line(event, now=datetime.now(UTC) if relative else None))
+    if empty:
+        note("nothing of that is in the log of that time; --since looks further back")

@@ -6,7 +6,7 @@ Those that describe a function are here too, for `deploy`, `fn create` and
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 import msgspec
@@ -21,6 +21,7 @@ from schemas.specs import (
     TimerSpec,
 )
 from wasmfn.cli.parameters import ENVIRONMENT, SECRET, SIZE, SPAN, Secret, Variable
+from wasmfn.violations import violation
 
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S", FunctionSpec, EnvironmentSpec, RouteSpec, TimerSpec, SubscriptionSpec)
@@ -160,7 +161,8 @@ def checked(fields: dict[str, Any], spec: type[S]) -> S:
     try:
         return msgspec.convert(fields, spec)
     except msgspec.ValidationError as error:
-        _refuse(error)
+        field, problem = violation(error, spec)
+        raise click.UsageError(f"{field}: {problem}" if field else problem) from error
 
 
 def changed_fields(before: AnySpec | None, given: dict[str, Any]) -> dict[str, Any]:
@@ -206,9 +208,3 @@ def _variables(
         variables.pop(secret.variable, None)
         secrets[secret.variable] = {"name": secret.name, "key": secret.key}
     return variables, secrets
-
-
-def _refuse(error: msgspec.ValidationError) -> NoReturn:
-    problem, _, where = str(error).partition(" - at `")
-    field = where.rstrip("`").removeprefix("$").lstrip(".")
-    raise click.UsageError(f"{field}: {problem}" if field else problem) from error

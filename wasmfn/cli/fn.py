@@ -158,11 +158,18 @@ async def logs(session: Session, name: str, since: float, form: str, *, follow: 
       wasmfn fn logs sort -f --since 10m
     """
     begin = datetime.now(UTC) - timedelta(seconds=since)
+    key = Key("function", session.namespace, name)
     async with session.connect() as client:
         if not follow:
-            await client.get(Key("function", session.namespace, name))
+            await client.get(key)
+        elif await client.find(key) is None:
+            note(f"there is no {key} yet; its lines will come")
+        empty = True
         async for entry in client.logs(session.namespace, name, begin, follow=follow):
+            empty = False
             write(msgspec.json.encode(entry).decode() if form == "json" else log_line(entry))
+    if empty:
+        note("there are no lines in that time; --since looks further back")
 
 
 def _one_source(code: Path | None, image: str | None) -> None:

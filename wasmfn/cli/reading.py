@@ -148,8 +148,11 @@ def age_of(thing: Object) -> str:
 
 
 def trouble(thing: Object) -> str:
-    """Return the message of an object that is not simply active."""
-    return "" if thing.phase == "active" else thing.message
+    """Return the message of an object that is not simply active, and what serves meanwhile."""
+    if thing.phase == "active":
+        return ""
+    kept = f" (revision {thing.in_force} stays in force)" if thing.active_revision else ""
+    return thing.message + (kept if thing.phase in ("failed", "rejected") else "")
 
 
 def _add(

@@ -71,6 +71,25 @@ Exit codes:
   3  platform not reachable   7  exists already, is in use, or changed meanwhile
 """
 
+_INSTEAD: Final = {
+    **dict.fromkeys(
+        ("down", "stop"), "`wasmfn up` runs in the foreground; Ctrl-C, or SIGTERM, stops it"
+    ),
+    **dict.fromkeys(("logs", "log"), "`wasmfn fn logs NAME` shows what a function wrote"),
+    **dict.fromkeys(("list", "ls", "ps", "functions"), "`wasmfn fn list` lists the functions"),
+    **dict.fromkeys(
+        ("delete", "rm", "remove", "undeploy"),
+        "`wasmfn fn delete NAME` deletes a function, and `wasmfn route delete NAME` its route",
+    ),
+    **dict.fromkeys(("call", "run", "test"), "`wasmfn invoke NAME` calls a function"),
+    **dict.fromkeys(
+        ("init", "new", "create"),
+        "there is no project to make: `wasmfn deploy FILE.wasm` takes what a compiler built",
+    ),
+    "rollback": "deploy the file of before again; `wasmfn deploy --help` tells what stays",
+}
+"""What other tools call it: the word that somebody tries first, and what does it here."""
+
 _ALL: Final = {verb: entry for verbs in SECTIONS.values() for verb, entry in verbs.items()}
 
 
@@ -109,6 +128,14 @@ class VerbTable(VerbGroup):
             raise TypeError(f"wasmfn.cli.{module}:{attribute} is no command")
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command of the first word; one that is of other tools is told what to say."""
+        if args and args[0] in _INSTEAD:
+            raise click.UsageError(f"No such command '{args[0]}': {_INSTEAD[args[0]]}.", ctx)
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the verbs with their short help, section by section."""
         width = max(map(len, _ALL))
@@ -126,6 +153,9 @@ class VerbTable(VerbGroup):
 @click.group(
     cls=VerbTable,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(
+    package_name="wasmfn", message="wasmfn %(version)s", help="Show the version and exit."
 )
 def root() -> None:
     """WebAssembly functions over HTTP, on this machine or a cluster.

@@ -76,6 +76,8 @@ def list_(session: Session, form: Format) -> None:
     held = secret_store.names(session.secrets_dir(), session.namespace)
     if form == "name":
         write(*held)
+    elif form == "table" and not held:
+        note("there is nothing to list; -n names another namespace")
     elif form == "table":
         write(*table(("NAME", "KEYS"), [(name, " ".join(keys)) for name, keys in held.items()]))
     else:

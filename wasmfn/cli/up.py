@@ -1,5 +1,6 @@
 """`wasmfn up`: the whole platform in the foreground."""
 
+import sys
 from pathlib import Path
 
 import click
@@ -64,6 +65,8 @@ def up(
 
     def ready(platform: Platform) -> None:
         write(f"ready {platform.http_url} {platform.nats_url}")
+        if sys.stdout.isatty():
+            note("In another terminal: wasmfn deploy FILE.wasm. Ctrl-C stops the platform here.")
 
     options = stack.StackOptions(http=http, data=data, nats=nats, nats_token_file=nats_token_file)
     try:
