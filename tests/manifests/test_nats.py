@@ -3,10 +3,7 @@
 import asyncio
 import contextlib
 import functools
-import os
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,8 +19,8 @@ from schemas.invocations import DeadRequest, Invocation
 from schemas.specs import SubscriptionSpec
 from schemas.streams import STREAMS
 from services.bus import objects
-from services.bus.applications import IN_A_CLUSTER, Applications
-from services.bus.connection import Bus, BusSettings, connect, settle
+from services.bus.applications import Applications
+from services.bus.connection import Bus, settle
 from services.bus.enqueue import enqueue
 from services.bus.errors import BusRefused
 from services.bus.follow import follow
@@ -42,84 +39,28 @@ from services.router.asynchronous.report import letter_of, result_of
 from services.router.asynchronous.room import Room
 from services.router.asynchronous.store import Lease, Store
 from services.router.asynchronous.subscriptions import Subscriptions
+from tests.manifests.servers import Servers
 from tests.manifests.workloads import MANIFESTS
-from wasmfn import natsusers
 from wasmfn.client import Client
 from wasmfn.invocations import Invocations, Place
 
 KEEPING = Applications(("app.>",), {"KEPT": ("app.kept.>",)})
-NATS_SERVER = Path(sys.executable).parent / "nats-server"
-
-
-class Servers:
-    """One server, or three of a cluster, with the committed configuration and other ports."""
-
-    def __init__(
-        self,
-        directory: Path,
-        ports: list[tuple[int, int]],
-        applications: Applications = IN_A_CLUSTER,
-    ) -> None:
-        self.directory = directory
-        self._applications = applications
-        self.url = ",".join(f"nats://127.0.0.1:{client}" for client, _ in ports)
-        self._environ = dict(os.environ)
-        self._environ |= {f"NATS_PASSWORD_{user}": f"p9{user}" for user in (*USERS, "server")}
-        for number, (_, route) in enumerate(ports):
-            address = f"nats://server:p9server@127.0.0.1:{route}"
-            self._environ[f"NATS_ROUTE_{number}"] = address
-        self._ports = ports
-        self._children: list[subprocess.Popen[bytes]] = []
-
-    def start(self) -> None:
-        for number, (client, route) in enumerate(self._ports):
-            place = self.directory / str(number)
-            place.mkdir()
-            for file in (MANIFESTS / "base" / "nats").glob("*.conf"):
-                (place / file.name).write_text(file.read_text())
-            if len(self._ports) > 1:
-                cluster = (MANIFESTS / "overlays" / "ha" / "cluster.conf").read_text()
-                cluster = cluster.replace("port: 6222", f'listen: "127.0.0.1:{route}"')
-                (place / "cluster.conf").write_text(cluster)
-            (place / "users.conf").write_text(natsusers.configuration(self._applications))
-            config = (place / "nats.conf").read_text()
-            config = config.replace("host: 0.0.0.0", 'host: "127.0.0.1"')
-            config = config.replace("port: 4222", f"port: {client}")
-            config = config.replace("http: 0.0.0.0:8222", 'http: "127.0.0.1:-1"')
-            config = config.replace("store_dir: /data", f"store_dir: {place}/data")
-            (place / "nats.conf").write_text(config)
-            self._children.append(
-                subprocess.Popen(
-                    [NATS_SERVER, "-c", place / "nats.conf"],
-                    env=self._environ | {"POD_NAME": f"nats-{number}"},
-                    stderr=subprocess.DEVNULL,
-                )
-            )
-
-    def stop(self) -> None:
-        for child in self._children:
-            child.kill()
-            child.wait()
-
-    @contextlib.asynccontextmanager
-    async def user(self, name: str, replicas: int = 0) -> AsyncIterator[tuple[Bus, BusSettings]]:
-        password = self.directory / f"{name}.password"
-        password.write_text(f"p9{name}\n")
-        settings = BusSettings(
-            nats_url=self.url,
-            nats_user=name,
-            nats_password_file=str(password),
-            nats_inbox_prefix=inbox_prefix(name),
-            nats_streams="make" if name == "scheduler" else "await",
-            nats_replicas=replicas,
-        )
-        async with connect(settings, name) as bus:
-            yield bus, settings
 
 
 @pytest.fixture
 def one(tmp_path: Path, free_port_pairs: list[tuple[int, int]]) -> Iterator[Servers]:
     servers = Servers(tmp_path, free_port_pairs[:1])
+    servers.start()
+    yield servers
+    servers.stop()
+
+
+@pytest.fixture(params=["passwords", "nkeys"])
+def each(
+    tmp_path: Path, free_port_pairs: list[tuple[int, int]], request: pytest.FixtureRequest
+) -> Iterator[Servers]:
+    """A server that knows its users by password, and one that knows them by nkey."""
+    servers = Servers(tmp_path, free_port_pairs[:1], by_nkey=request.param == "nkeys")
     servers.start()
     yield servers
     servers.stop()
@@ -167,10 +108,12 @@ async def test_a_service_waits_until_the_scheduler_has_made_its_streams(
             await waiting
 
 
-async def test_every_user_can_follow_what_it_reads_and_publish_what_it_writes(one: Servers) -> None:
-    await _made(one)
+async def test_every_user_can_follow_what_it_reads_and_publish_what_it_writes(
+    each: Servers,
+) -> None:
+    await _made(each)
     for user in USERS:
-        async with one.user(user) as (bus, _):
+        async with each.user(user) as (bus, _):
             for stream in STREAMS:
                 tokens = dict.fromkeys(stream.template.tokens, "x")
                 if "service" in tokens:
@@ -243,18 +186,18 @@ async def test_what_a_user_does_not_need_it_is_denied(
 
 
 async def test_a_module_goes_from_people_to_the_builder_and_from_it_to_the_scheduler(
-    one: Servers,
+    each: Servers,
 ) -> None:
-    await _made(one)
+    await _made(each)
     upload, artifact = b"u" * 300_000, b"a" * 300_000
-    async with one.user("people") as (bus, _):
+    async with each.user("people") as (bus, _):
         await objects.write(bus, UPLOADS_BUCKET, "u", upload)
         await objects.write(bus, UPLOADS_BUCKET, "u", upload)
-    async with one.user("builder") as (bus, _):
+    async with each.user("builder") as (bus, _):
         assert await objects.read(bus, UPLOADS_BUCKET, "u", 1 << 20) == upload
         await objects.write(bus, MODULES_BUCKET, "m", artifact)
         await objects.write(bus, MODULES_BUCKET, "m", artifact)
-    async with one.user("scheduler") as (bus, _):
+    async with each.user("scheduler") as (bus, _):
         assert await objects.read(bus, MODULES_BUCKET, "m", 1 << 20) == artifact
         # As its cache of artifacts does.
         bucket = await bus.js.object_store(MODULES_BUCKET)
@@ -263,12 +206,12 @@ async def test_a_module_goes_from_people_to_the_builder_and_from_it_to_the_sched
             await bus.nc.request(f"$O.{MODULES_BUCKET}.M.x", b"", timeout=0.5)
 
 
-async def test_a_request_is_answered_and_nobody_else_sees_the_answer(one: Servers) -> None:
-    await _made(one)
+async def test_a_request_is_answered_and_nobody_else_sees_the_answer(each: Servers) -> None:
+    await _made(each)
     async with (
-        one.user("scheduler") as (scheduler, _),
-        one.user("router") as (router, _),
-        one.user("podwatch") as (other, _),
+        each.user("scheduler") as (scheduler, _),
+        each.user("router") as (router, _),
+        each.user("podwatch") as (other, _),
     ):
         seen = []
 
@@ -309,17 +252,17 @@ def test_what_streams_may_grow_to_fits_into_the_store_and_the_store_into_the_vol
     assert "storage: 10Gi" in (MANIFESTS / "base" / "nats" / "statefulset.yaml").read_text()
 
 
-async def test_calls_go_through_the_queue_and_people_decide_about_the_dead(one: Servers) -> None:
-    await _made(one)
+async def test_calls_go_through_the_queue_and_people_decide_about_the_dead(each: Servers) -> None:
+    await _made(each)
     now = datetime.now(UTC)
     call = Invocation(
         namespace="default", function="f", id="0" * 32, accepted_at=now,
         origin="timer", correlation="c", traceparent="t",
     )  # fmt: skip
     async with (
-        one.user("scheduler") as (scheduler, _),
-        one.user("router") as (router, _),
-        one.user("people") as (people, _),
+        each.user("scheduler") as (scheduler, _),
+        each.user("router") as (router, _),
+        each.user("people") as (people, _),
     ):
         await enqueue(scheduler, call)
         store = Store(router)
@@ -398,17 +341,17 @@ async def test_what_an_application_publishes_is_kept_and_pulled_by_the_routers_a
             await app.nc.request("$JS.API.STREAM.UPDATE.KEPT", b"{}", timeout=0.5)
 
 
-async def test_a_router_cancels_and_prunes_with_the_rights_that_it_has(one: Servers) -> None:
-    await _made(one)
+async def test_a_router_cancels_and_prunes_with_the_rights_that_it_has(each: Servers) -> None:
+    await _made(each)
     now = datetime.now(UTC)
     call = Invocation(
         namespace="default", function="f", id="0" * 32, accepted_at=now,
         origin="timer", correlation="c", traceparent="t",
     )  # fmt: skip
     async with (
-        one.user("scheduler") as (scheduler, _),
-        one.user("router") as (router, _),
-        one.user("people") as (people, _),
+        each.user("scheduler") as (scheduler, _),
+        each.user("router") as (router, _),
+        each.user("people") as (people, _),
     ):
         await enqueue(scheduler, call)
         store = Store(router)
@@ -431,10 +374,10 @@ async def test_a_router_cancels_and_prunes_with_the_rights_that_it_has(one: Serv
             assert not bus.last_error
 
 
-async def test_routers_tell_each_other_what_to_interrupt_and_nobody_else_may(one: Servers) -> None:
-    await _made(one)
+async def test_routers_tell_each_other_what_to_interrupt_and_nobody_else_may(each: Servers) -> None:
+    await _made(each)
     name = ("default", "f", "0" * 32)
-    async with one.user("router") as (here, _), one.user("router") as (there, _):
+    async with each.user("router") as (here, _), each.user("router") as (there, _):
         interruptions = Interruptions()
         async with broadcast.hearing(there, interruptions):
             await settle(there.nc)
@@ -449,7 +392,7 @@ async def test_routers_tell_each_other_what_to_interrupt_and_nobody_else_may(one
         for bus in (here, there):
             assert not bus.last_error
     for user in ("people", "app", "builder", "scheduler", "podwatch"):
-        async with one.user(user) as (bus, _):
+        async with each.user(user) as (bus, _):
             await broadcast.tell(bus, name, 2)
             await bus.nc.flush()
             await bus.nc.flush()
