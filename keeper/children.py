@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from keeper import messages
+from keeper import logs, messages
 from keeper.caller import Caller
 from keeper.patience import Patience
 from keeper.scoreboard import Scoreboard
@@ -64,6 +64,7 @@ class Child:
         self._slice_deadline = math.inf
         self._stopped = Patience()
         self._killed_for = ""
+        self._lost_lines = 0
         self._since = time.monotonic()
 
     @property
@@ -83,6 +84,12 @@ class Child:
             return f"process {self.pid}"
         of = self.identified
         return f"{of.namespace}/{of.function} instance {of.instance} (process {self.pid})"
+
+    @property
+    def origin(self) -> logs.Origin:
+        """Whose lines the child's are."""
+        of = self.identified
+        return logs.Origin(of.namespace, of.function, of.instance) if of else logs.Origin()
 
     def identify(self, instance: InstanceState) -> None:
         """Believe what the child says it is, once; pid and port are known better here."""
@@ -160,6 +167,11 @@ class Child:
         if self.last_words:
             return self.last_words
         return f"exited with status {exit_code} without a word"
+
+    def lost_lines(self) -> int:
+        """Return how many lines of its log found the channel full since this was last asked."""
+        before, self._lost_lines = self._lost_lines, self.scoreboard.lost_lines
+        return self._lost_lines - before
 
     def overdue_answers(self) -> list[int]:
         """Return the numbers of the unload calls that waited too long for the child."""

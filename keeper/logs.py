@@ -3,7 +3,8 @@
 Shape: `{"time", "level", "text", "stream"}`, and for a function's line also
 `"namespace", "function", "instance", "request_id"`. `stream` is `stderr` for
 what a function printed and `keeper` for what the keeper says. Nothing waits
-for a reader of the log: a line that finds the pipe full is dropped and counted.
+for a reader of the log: a line that finds the pipe full is lost, and the next one that
+finds room is followed by how many were.
 """
 
 import os
@@ -66,6 +67,12 @@ def line(
     )
 
 
+def lost_lines(count: int, origin: Origin = _KEEPER) -> bytes:
+    """Return the line that stands for lines that were lost."""
+    text = f"{count} lines were lost here: they came faster than they were taken"
+    return line(text, level="warning", origin=origin)
+
+
 def stderr_lines(stderr: bytes, origin: Origin, request_id: str) -> Iterator[bytes]:
     """Yield a log line for each line that a function wrote to stderr."""
     for text in stderr.decode("utf-8", "replace").splitlines():
@@ -84,9 +91,10 @@ class Log:
             os.set_blocking(self._descriptor, False)
         self._rest = b""
         self.lost = 0
+        self._told = 0
 
     def write(self, encoded: bytes) -> None:
-        """Write one line, or drop it if the reader is too slow."""
+        """Write one line, or lose it if the reader is too slow."""
         data = self._rest + encoded + b"\n"
         try:
             written = os.write(self._descriptor, data)
@@ -100,3 +108,6 @@ class Log:
             return
         # A pipe may take half a line: the rest goes out before the next one.
         self._rest = data[written:]
+        if new := self.lost - self._told:
+            self._told = self.lost
+            self.write(lost_lines(new))

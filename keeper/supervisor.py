@@ -207,6 +207,8 @@ class Supervisor:
         if now >= self._next_beat:
             self._next_beat = now + BEAT_S
             self._look_for_stopped(now)
+            for child in self.children.values():
+                self._tell_of_lost_lines(child)
             self.watchers.tell(WatchTick(self.loaded))
         if self.port is not None:
             self.port.look(now)
@@ -217,6 +219,10 @@ class Supervisor:
         for child in self.children.values():
             if reason := child.reason_for_burying(now):
                 child.kill(reason)
+
+    def _tell_of_lost_lines(self, child: Child) -> None:
+        if (lost := child.lost_lines()) > 0:
+            self._log.write(logs.lost_lines(lost, child.origin))
 
     # Children.
 
@@ -261,6 +267,7 @@ class Supervisor:
 
     def _bury(self, child: Child) -> None:
         self._heard(child, most=LAST_PACKETS)
+        self._tell_of_lost_lines(child)
         status = self._zygote.bury(child.pid)
         reason = child.end_reason(os.waitstatus_to_exitcode(status))
         state = child.state

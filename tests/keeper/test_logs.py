@@ -53,3 +53,25 @@ def test_a_full_pipe_costs_lines_and_no_time() -> None:
         lines = pipe.read().split(b"\n")
     assert int(ended.stderr) > 0
     assert set(lines[:-1]) == {b"x" * 100}
+
+
+def test_once_there_is_room_again_the_log_says_how_many_lines_it_lost() -> None:
+    code = (
+        "from keeper.logs import Log\n"
+        "import sys\n"
+        "log = Log()\n"
+        "for n in range(5000): log.write(b'x' * 100)\n"
+        "print(log.lost, file=sys.stderr, flush=True)\n"
+        "sys.stdin.readline()\n"
+        "log.write(b'room')\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        lost = int(process.stderr.readline())
+        os.read(process.stdout.fileno(), 1 << 20)
+        rest, _ = process.communicate(b"\n", timeout=30)
+    assert json.loads(rest.splitlines()[-1])["text"].startswith(f"{lost} lines were lost here")

@@ -107,6 +107,28 @@ def test_stderr_and_failures_are_in_the_log_with_their_request(keeper: Any) -> N
     assert failed["text"] == "the invocation failed (200): exited with code 3"
 
 
+def test_lines_of_a_function_that_are_lost_are_told_of_in_its_log(start_keeper: Start) -> None:
+    flood = """(module
+      (import "wasi_snapshot_preview1" "fd_write"
+        (func $write (param i32 i32 i32 i32) (result i32)))
+      (memory (export "memory") 1)
+      (data (i32.const 0) "\\10\\00\\00\\00\\02\\00\\00\\00")
+      (data (i32.const 16) "x\\n")
+      (func (export "_start") (local $left i32)
+        (local.set $left (i32.const 30000))
+        (loop
+          (drop (call $write (i32.const 2) (i32.const 0) (i32.const 1) (i32.const 8)))
+          (local.set $left (i32.sub (local.get $left) (i32.const 1)))
+          (br_if 0 (local.get $left)))))"""
+    keeper = start_keeper()
+    loaded = keeper.load(flood)
+    os.kill(keeper.process.pid, signal.SIGSTOP)
+    assert loaded.run()["status"] == 0
+    os.kill(keeper.process.pid, signal.SIGCONT)
+    told = keeper.log_until(lambda line: "lines were lost" in line["text"])
+    assert (told["instance"], told["level"]) == (loaded.instance, "warning")
+
+
 def test_sigterm_drains_and_exits_0(start_keeper: Start) -> None:
     keeper = start_keeper()
     loaded = keeper.load("burn", limits=Limits(timeout_s=30))
