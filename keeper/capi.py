@@ -165,7 +165,6 @@ error_message = _bind(_keeps_lock, "wasmtime_error_message", None, _POINTER, _PO
 error_exit_status = _bind(_keeps_lock, "wasmtime_error_exit_status", _BOOL, _POINTER, _POINTER)
 trap_delete = _bind(_keeps_lock, "wasm_trap_delete", None, _POINTER)
 trap_message = _bind(_keeps_lock, "wasm_trap_message", None, _POINTER, _POINTER)
-trap_code = _bind(_keeps_lock, "wasmtime_trap_code", _BOOL, _POINTER, _POINTER)
 
 
 class Scratch:

@@ -53,11 +53,16 @@ class Filter:
 
     def allow(self, name: str, *conditions: _Comparison) -> None:
         """Allow the system call `name`, where there is one of this name, if all of these hold."""
-        self._add(_ALLOW, name, *conditions)
-
-    def deny(self, name: str, number: int) -> None:
-        """Let the system call `name` fail with the error `number`."""
-        self._add(_ERRNO | number, name)
+        number = self._library.seccomp_syscall_resolve_name(name.encode())
+        if number == _NO_SUCH_CALL:
+            return
+        count = len(conditions)
+        array = (_Comparison * count)(*conditions)
+        self._check(
+            self._library.seccomp_rule_add_array(
+                self._context, ctypes.c_uint32(_ALLOW), number, ctypes.c_uint(count), array
+            )
+        )
 
     def program(self) -> bytes:
         """Return the filter as a BPF program."""
@@ -70,18 +75,6 @@ class Filter:
     def close(self) -> None:
         """Give back the library's memory."""
         self._library.seccomp_release(self._context)
-
-    def _add(self, action: int, name: str, *conditions: _Comparison) -> None:
-        number = self._library.seccomp_syscall_resolve_name(name.encode())
-        if number == _NO_SUCH_CALL:
-            return
-        count = len(conditions)
-        array = (_Comparison * count)(*conditions)
-        self._check(
-            self._library.seccomp_rule_add_array(
-                self._context, ctypes.c_uint32(action), number, ctypes.c_uint(count), array
-            )
-        )
 
     def _check(self, result: int) -> None:
         if result < 0:

@@ -45,7 +45,6 @@ class Container(msgspec.Struct, frozen=True, rename="camel"):
     state: State = State()
     last_state: State = State()
     """How the one before it ended, if it was started again."""
-    restart_count: int = 0
 
 
 class Condition(msgspec.Struct, frozen=True):
