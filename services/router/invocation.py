@@ -221,8 +221,8 @@ class Invocation(Call):
         try:
             self._connection = None
             now = monotonic()
-            self._client.conclude(head.front, self._request_id, data, now)
             self._finish(head.status, now)
+            self._client.conclude(head.front, self._request_id, data, now)
         except Exception as error:  # noqa: BLE001 - it is told
             self.crash(error)
 
@@ -318,7 +318,7 @@ class Invocation(Call):
     # The end.
 
     def _finish(self, status: int, now: float) -> None:
-        """End: the answer is written whole."""
+        """End: the answer is here whole."""
         if self._timer is not None or self._upload is not None:
             self._put_away()
         candidate, self._candidate = self._candidate, None
