@@ -73,7 +73,7 @@ class Invocation(Call):
             if len(body) > function.body_bytes:
                 self.refuse(too_large(function.body_bytes))
                 return
-            candidate = workings.slots.take(admitted.fleet, now)
+            candidate = self._candidate = workings.slots.take(admitted.fleet, now)
             if candidate is None:
                 self._park(now)
                 return
@@ -82,7 +82,6 @@ class Invocation(Call):
                 self._attempt(candidate, now)
                 return
             # `_attempt` and `_send`, with nothing left to decide.
-            self._candidate = candidate
             self._connection = connection
             self._reused = True
             lead, last = client.lead(head, admitted), connection.last_lines
