@@ -1,5 +1,10 @@
-"""Name a process for certain: a pid is reused, a pid with its start time is not."""
+"""Name a process for certain, and hold it: a pid is reused, one with its start time is not.
 
+Nor is a pidfd, which stands for one process whatever becomes of the pid.
+"""
+
+import os
+import select
 from pathlib import Path
 
 
@@ -20,3 +25,29 @@ def start_ticks(pid: int) -> int | None:
 def is_running(pid: int, ticks: int) -> bool:
     """Whether the process that started as `pid` at `ticks` still runs."""
     return start_ticks(pid) == ticks
+
+
+def open_process(pid: int, ticks: int) -> int | None:
+    """Return a pidfd of the process that started as `pid` at `ticks`, or None if it has ended.
+
+    Raises:
+        OSError: no descriptor is left.
+    """
+    if not is_running(pid, ticks):
+        return None
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    # Again: until it was held, the pid could become another process's.
+    if is_running(pid, ticks):
+        return pidfd
+    os.close(pidfd)
+    return None
+
+
+def has_ended(pidfd: int, within_s: float = 0.0) -> bool:
+    """Wait for up to `within_s` for the process to end, and return whether it has."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(max(0.0, within_s) * 1000))

@@ -7,7 +7,6 @@ and start time, so that a stranger which was given the pid is left alone.
 
 import contextlib
 import os
-import select
 import signal
 import time
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from services.pids import is_running, start_ticks
+from services.pids import has_ended, open_process, start_ticks
 from wasmfn.paths import write_private
 
 
@@ -49,7 +48,7 @@ def end_orphans(file: Path, within_s: float, last: str = "") -> list[str]:
     running = {
         name: pidfd
         for name, process in recorded.items()
-        if (pidfd := open_process(process)) is not None
+        if (pidfd := open_process(process.pid, process.start_ticks)) is not None
     }
     _end([pidfd for name, pidfd in running.items() if name != last], within_s)
     _end([pidfd for name, pidfd in running.items() if name == last], within_s)
@@ -62,31 +61,12 @@ def _end(pidfds: list[int], within_s: float) -> None:
         _send(pidfd, signal.SIGTERM)
     deadline = time.monotonic() + within_s
     for pidfd in pidfds:
-        if not _ended(pidfd, deadline - time.monotonic()):
+        if not has_ended(pidfd, deadline - time.monotonic()):
             _send(pidfd, signal.SIGKILL)
-            _ended(pidfd, within_s)
+            has_ended(pidfd, within_s)
         os.close(pidfd)
 
 
 def _send(pidfd: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         signal.pidfd_send_signal(pidfd, number)
-
-
-def open_process(process: Started) -> int | None:
-    """Return a pidfd of exactly this process, or None if it does not run any more."""
-    try:
-        pidfd = os.pidfd_open(process.pid)
-    except OSError:
-        return None
-    # Only now: the descriptor holds one process fast, whatever becomes of the pid.
-    if is_running(process.pid, process.start_ticks):
-        return pidfd
-    os.close(pidfd)
-    return None
-
-
-def _ended(pidfd: int, within_s: float) -> bool:
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(max(0.0, within_s) * 1000))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from wasmfn.orphans import Started, end_orphans, open_process, record, started
+from wasmfn.orphans import Started, end_orphans, record, started
 
 STUBBORN = "import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True)"
 
@@ -63,10 +63,3 @@ def test_the_last_one_is_asked_only_after_the_others_have_ended(tmp_path):
 def test_a_garbage_record_is_no_record(tmp_path: Path, content: bytes):
     (tmp_path / "p").write_bytes(content)
     assert end_orphans(tmp_path / "p", within_s=1) == []
-
-
-def test_a_process_that_has_ended_is_not_opened(sleeper):
-    mine = started(sleeper.pid)
-    sleeper.kill()
-    sleeper.wait()
-    assert open_process(mine) is None

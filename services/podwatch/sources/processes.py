@@ -12,7 +12,6 @@ A pid alone proves nothing, for it may have been given to another process since
 import asyncio
 import logging
 import os
-import select
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Final
@@ -21,7 +20,7 @@ import msgspec
 from asyncinotify import Inotify, Mask
 
 from schemas.pods import LocalPod
-from services.pids import is_running
+from services.pids import has_ended, open_process
 from services.podwatch.sources import PodGone, PodSeen, Sighting, Snapshot
 
 log = logging.getLogger(__name__)
@@ -151,7 +150,7 @@ class ProcessSource:
     def _look(self, inotify: Inotify, uid: str) -> Iterator[Sighting]:
         """Compare what is known of one pod with its file and its process; tell the difference."""
         known = self._running.get(uid)
-        if known is not None and _has_ended(known.pidfd):
+        if known is not None and has_ended(known.pidfd):
             self._forget(uid)
             self._over.add(uid)
             yield PodGone(uid, ENDED)
@@ -175,7 +174,7 @@ class ProcessSource:
                 self._complain(uid, "it was changed; a pod stays what it was")
             return
         yield self._seen(pod)
-        pidfd = _open_process(pod)
+        pidfd = open_process(pod.pid, pod.start_ticks)
         if pidfd is None:
             self._over.add(uid)
             yield PodGone(uid, ENDED)
@@ -228,22 +227,3 @@ def _read_pod(directory: Path) -> LocalPod:
     if not 0 < pod.pid < _PIDS_END:
         raise ValueError(f"{pod.pid} is no pid")
     return pod
-
-
-def _open_process(pod: LocalPod) -> int | None:
-    """Return a pidfd of the pod's process, or None if that process does not run any more."""
-    try:
-        pidfd = os.pidfd_open(pod.pid)
-    except ProcessLookupError:
-        return None
-    # Only now: the descriptor holds one process fast, whatever becomes of the pid.
-    if is_running(pod.pid, pod.start_ticks):
-        return pidfd
-    os.close(pidfd)
-    return None
-
-
-def _has_ended(pidfd: int) -> bool:
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(0))

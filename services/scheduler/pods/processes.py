@@ -27,7 +27,7 @@ from typing import Final
 import msgspec
 
 from schemas.pods import LABEL_NAMESPACE, LocalPod
-from services.pids import is_running, start_ticks
+from services.pids import has_ended, is_running, open_process, start_ticks
 from services.scheduler.pods import Pod, PodError
 
 POD_FILE: Final = "pod.json"
@@ -173,7 +173,7 @@ class ProcessRuntime:
         pod = read_pod(directory)
         if pod is None:
             _clean_half_made(directory)
-        elif (pidfd := _open_running(pod)) is None:
+        elif (pidfd := open_process(pod.pid, pod.start_ticks)) is None:
             if time.time() - directory.stat().st_mtime > self._settings.forget_s:
                 shutil.rmtree(directory, ignore_errors=True)
         else:
@@ -212,14 +212,14 @@ def stop_all(pods: Path, within_s: float = 5.0) -> int:
         pod = read_pod(directory)
         if pod is None:
             _clean_half_made(directory, older_than_s=0.0)
-        elif (pidfd := _open_running(pod)) is not None:
+        elif (pidfd := open_process(pod.pid, pod.start_ticks)) is not None:
             running.append((pod, pidfd))
             _signal(pod, signal.SIGTERM)
     deadline = time.monotonic() + within_s
     for pod, pidfd in running:
-        if not _wait(pidfd, deadline - time.monotonic()):
+        if not has_ended(pidfd, deadline - time.monotonic()):
             _kill(pod)
-            _wait(pidfd, within_s)
+            has_ended(pidfd, within_s)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pod.pid, os.WNOHANG)
         os.close(pidfd)
@@ -247,18 +247,6 @@ def _plain(pod: LocalPod) -> Pod:
     return Pod(pod.uid, pod.name, pod.labels)
 
 
-def _open_running(pod: LocalPod) -> int | None:
-    """Return a pidfd of the pod's process, or None if it does not run any more."""
-    try:
-        pidfd = os.pidfd_open(pod.pid)
-    except OSError:
-        return None
-    if is_running(pod.pid, pod.start_ticks):
-        return pidfd
-    os.close(pidfd)
-    return None
-
-
 def _signal(pod: LocalPod, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         if is_running(pod.pid, pod.start_ticks):
@@ -270,12 +258,6 @@ def _kill(pod: LocalPod) -> None:
     if start_ticks(pod.pid) in (None, pod.start_ticks):  # Not reused.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pod.pid, signal.SIGKILL)
-
-
-def _wait(pidfd: int, within_s: float) -> bool:
-    import select  # noqa: PLC0415 - only a supervisor waits like this
-
-    return bool(select.select([pidfd], [], [], max(0.0, within_s))[0])
 
 
 def _clean_half_made(directory: Path, older_than_s: float = _HALF_MADE_S) -> None:
