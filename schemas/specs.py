@@ -1,4 +1,4 @@
-"""What people publish: environments, functions and routes.
+"""What people publish: environments, functions, routes, timers and subscriptions.
 
 A spec is user input. Unknown fields are refused, so that a typing error is an
 answer and not a silent default. What a single message can tell is checked

@@ -25,9 +25,9 @@ from schemas import (
     status,
     subjects,
 )
+from schemas.specs import MIB
 
 DAY_S: Final = 24 * 3600.0
-MIB: Final = 1024 * 1024
 
 TERM_HEADER: Final = "Wasmfn-Term"
 """In whose term a message of a fenced stream was written. On the fence, a message of its own

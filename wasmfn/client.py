@@ -25,9 +25,9 @@ from schemas import subjects
 from schemas.builds import MAX_MODULE_MIB, MODULES_BUCKET, UPLOADS_BUCKET
 from schemas.events import Event, LogLine
 from schemas.names import sha256_hex
-from schemas.specs import KINDS, AnySpec, Module
+from schemas.specs import KINDS, MIB, AnySpec, Module
 from schemas.status import Status
-from schemas.streams import EVENTS, LOGS, MIB, SPECS, STATUS
+from schemas.streams import EVENTS, LOGS, SPECS, STATUS
 from services.bus import connection, objects
 from services.bus.errors import Conflict
 from services.bus.feed import FeedLost, open_feed

@@ -24,11 +24,11 @@ from typing import BinaryIO, Final
 
 import msgspec
 
+from schemas.specs import MIB
 from schemas.unreadable import UNREADABLE
 from services.builder.errors import Rejected, Unavailable
 from services.pids import is_running, start_ticks
 
-MIB: Final = 1024 * 1024
 KEEPER: Final = (sys.executable, "-P", "-m", "keeper")
 ENVIRONMENT: Final = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 PREFIX: Final = "compile-"

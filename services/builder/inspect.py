@@ -10,10 +10,9 @@ Pure, and safe on any bytes: see `binary`.
 
 from typing import Final
 
+from schemas.specs import MIB
 from services.builder.binary import HEADER_BYTES, Import, Module, read_module
 from services.builder.errors import Rejected
-
-MIB: Final = 1024 * 1024
 
 WASI: Final = "wasi_snapshot_preview1"
 WASI_FUNCTIONS: Final = frozenset(

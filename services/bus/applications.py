@@ -14,8 +14,8 @@ import msgspec
 from msgspec import Meta
 
 from schemas.names import END, Subject
-from schemas.specs import check_subject
-from schemas.streams import DAY_S, MIB, STREAMS
+from schemas.specs import MIB, check_subject
+from schemas.streams import DAY_S, STREAMS
 
 StreamName = Annotated[str, Meta(pattern=r"^[-A-Za-z0-9_]+" + END, max_length=255)]
 Streams = Mapping[StreamName, tuple[Subject, ...]]

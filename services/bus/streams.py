@@ -17,7 +17,8 @@ from nats.js.client import JetStreamContext
 from nats.js.errors import APIError, NotFoundError
 
 from schemas.builds import MODULES_BUCKET, UPLOADS_BUCKET
-from schemas.streams import DAY_S, MIB, STREAMS, Stream
+from schemas.specs import MIB
+from schemas.streams import DAY_S, STREAMS, Stream
 from services.bus.applications import STREAM_AGE_S, STREAM_BYTES, Applications
 from services.bus.connection import Bus, BusSettings
 from services.bus.errors import BusRefused, StreamConflict

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from nats.js import api
 
-from schemas.streams import MIB
+from schemas.specs import MIB
 from services.bus.connection import Bus, connect
 from services.bus.follow import follow
 from services.bus.publish import publish, tombstone
