@@ -96,6 +96,30 @@ def path_open(path: str) -> bytes:
     )
 
 
+def any_socket() -> bytes:
+    """Try every descriptor up to 4096 as a socket, in each way; exit with 99 if one is."""
+    ways = (
+        "accept (local.get $fd) (i32.const 0) (i32.const 8)",
+        "recv (local.get $fd) {one} (i32.const 0) (i32.const 8) (i32.const 12)",
+        "send (local.get $fd) {one} (i32.const 0) (i32.const 8)",
+        "shutdown (local.get $fd) (i32.const 2)",
+    )
+    one = "(i32.const 0) (i32.const 1)"
+    tries = "".join(
+        f"(if (i32.eqz (call $sock_{way.format(one=one)})) (then (call $exit (i32.const 99))))"
+        for way in ways
+    )
+    return calling(
+        "sock_accept", "sock_recv", "sock_send", "sock_shutdown",
+        body=f"""(local $fd i32)
+        (loop
+          {tries}
+          (br_if 0 (i32.lt_u (local.tee $fd (i32.add (local.get $fd) (i32.const 1)))
+            (i32.const 4096))))""",
+        before=IOVEC,
+    )  # fmt: skip
+
+
 def exits(code: int) -> bytes:
     return calling(body=f"(call $exit (i32.const {code}))")
 
@@ -110,6 +134,12 @@ REFUSED: Final = (
     Hostile("forged-precompiled-module", b"\x7fELF\x02\x01\x01\0" * 99, "precompiled by wasmtime"),
     Hostile("trailing-garbage", wasm.module() + b"\x7fgarbage", "unknown kind 127"),
     Hostile("unknown-import", wasm.module([wasm.function_import("env", "system")]), "env.system"),
+    Hostile("connect-as-in-other-runtimes", wasm.module([wasm.function_import(
+        "wasi_snapshot_preview1", "sock_connect")]), "sock_connect"),
+    Hostile("open-a-socket", wasm.module([wasm.function_import(
+        "wasi_snapshot_preview1", "sock_open")]), "sock_open"),
+    Hostile("sockets-of-preview-2", wasm.module([wasm.function_import(
+        "wasi:sockets/tcp@0.2.0", "[method]tcp-socket.start-connect")]), "wasi:sockets/tcp"),
     Hostile("name-that-is-not-utf8", wasm.module(exports={"_start": (0, 0)}).replace(
         b"_start", b"_st\xffrt"), "UTF-8"),
     Hostile("shared-memory", wasm.module(memory=b"\x03\x01\x02"), "threads"),
@@ -211,6 +241,7 @@ ANSWERED: Final = (
     Hostile("receive-from-anyone", errno("sock_recv", "4", "0", "1", "0", "8", "12"),
         f"code {BADF}"),
     Hostile("send-to-anyone", errno("sock_send", "5", "0", "1", "0", "8"), f"code {BADF}"),
+    Hostile("any-descriptor-as-a-socket", any_socket(), None),
     Hostile("shut-the-listener", errno("sock_shutdown", "3", "2"), f"code {BADF}"),
     # Exit codes. wasmtime takes none above 125 and says so.
     *(Hostile(f"exit-{code}", exits(code), says) for code, says in
