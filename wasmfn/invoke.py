@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from schemas.access import ApiKeys, Jwt
 from schemas.names import new_correlation_id
 from schemas.specs import FunctionSpec, Limits, RouteSpec
 from wasmfn.errors import MissingError, RejectedError, UnreachableError
@@ -107,6 +108,19 @@ def patience_s(function: Object) -> float:
     """Return how long a call of `function` is waited for: longer than it may take."""
     limits = function.spec.limits if isinstance(function.spec, FunctionSpec) else Limits()
     return limits.timeout_s + _MARGIN_S
+
+
+def credentials(route: RouteSpec, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers that say who calls, if the environment has what `route` asks for.
+
+    From WASMFN_API_KEY or WASMFN_TOKEN: a command line can be read by everybody.
+    """
+    match route.authentication:
+        case ApiKeys(header=header) if key := environ.get("WASMFN_API_KEY", "").strip():
+            return {header: key}
+        case Jwt() if token := environ.get("WASMFN_TOKEN", "").strip():
+            return {"authorization": f"Bearer {token}"}
+    return {}
 
 
 def callable_route(function: Key, routes: Sequence[Object]) -> tuple[RouteSpec, str]:

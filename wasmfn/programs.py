@@ -27,7 +27,7 @@ _GRACE_S: Final = 3.0
 _MARGIN_S: Final = 4.0
 """What a service needs to end once its own grace is over."""
 _OTHERS_NATS_S: Final = 3.0
-_PASSED_ON: Final = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH")
+_PASSED_ON: Final = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONUSERBASE")
 _PASSED_TO_BUILDER: Final = (
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
     "SSL_CERT_FILE", "SSL_CERT_DIR", "REGISTRY_AUTH_FILE", "DOCKER_CONFIG",

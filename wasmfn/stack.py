@@ -139,6 +139,10 @@ def _place(options: StackOptions, layout: Layout, listener: socket.socket) -> Pl
             REFUSED,
         )
     if options.nats is None:
+        try:
+            natsserver.executable()
+        except natsserver.NoServerError as error:
+            raise StackError(str(error), FAILED) from error
         port = natsserver.choose_port(layout)
         nats_health = natsserver.configure(layout, port)
         nats_url = f"nats://{natsserver.HOST}:{port}"

@@ -27,10 +27,11 @@ import msgspec
 from schemas.specs import MIB
 from schemas.unreadable import UNREADABLE
 from services.builder.errors import Rejected, Unavailable
+from services.interpreter import package_variables
 from services.pids import is_running, start_ticks
 
 KEEPER: Final = (sys.executable, "-P", "-m", "keeper")
-ENVIRONMENT: Final = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+ENVIRONMENT: Final = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", **package_variables()}
 PREFIX: Final = "compile-"
 MAX_FILES: Final = 64
 MAX_SAID_BYTES: Final = 64 * 1024

@@ -1,6 +1,7 @@
 import asyncio
 import socket
 import subprocess
+import sys
 from urllib.parse import urlsplit
 
 import pytest
@@ -15,6 +16,24 @@ def layout(tmp_path) -> Layout:
     made.create()
     ensure_keys(made)
     return made
+
+
+def test_the_server_is_found_wherever_pip_has_put_it(tmp_path, monkeypatch):
+    beside = natsserver.executable()
+    # As after `pip install --user`: the interpreter is elsewhere.
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python3"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert natsserver.executable().samefile(beside)
+
+
+def test_without_a_server_it_is_said_how_to_get_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python3"))
+    monkeypatch.setattr(natsserver, "_PACKAGE", "no-such-package")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(natsserver.NoServerError, match="pip install"):
+        natsserver.executable()
+    (tmp_path / "nats-server").symlink_to("/bin/true")
+    assert natsserver.executable() == tmp_path / "nats-server"
 
 
 def test_the_port_is_that_of_last_time_unless_it_is_taken(tmp_path):

@@ -1,6 +1,7 @@
 """Call a function through the router and show what came back: `fn test` and `invoke`."""
 
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from wasmfn.invoke import Answer
 
 ACCEPTED = 202
+UNAUTHORIZED = 401
 WAIT_S = 300.0
 """How long an invocation is waited for that need not be, unless somebody says otherwise."""
 
@@ -45,7 +47,7 @@ async def invoke_and_show(
         WasmfnError: the function failed, or the platform did not take the call.
     """
     # Only these verbs speak HTTP, and http.client takes its time to import.
-    from wasmfn.invoke import call, callable_route, patience_s, problem_of  # noqa: PLC0415
+    from wasmfn.invoke import call, callable_route, credentials, patience_s, problem_of  # noqa: PLC0415
 
     function = Key("function", session.namespace, name)
     async with session.connect() as client:
@@ -64,12 +66,19 @@ async def invoke_and_show(
         )
     else:
         body, content_type = data, "application/octet-stream"
-    more = {"prefer": "respond-async", **({"idempotency-key": key} if key else {})}
+    more = credentials(route, os.environ)
+    if not wait:
+        more |= {"prefer": "respond-async", **({"idempotency-key": key} if key else {})}
     with _interruptible():
         answer = call(
             http_url, route, body, content_type,
-            method=method, timeout_s=patience_s(found), more=None if wait else more,
+            method=method, timeout_s=patience_s(found), more=more,
         )  # fmt: skip
+    if answer.status == UNAUTHORIZED and route.authentication is not None:
+        raise RejectedError(
+            f"{problem_of(answer)}; `invoke` sends the API key in WASMFN_API_KEY, or the token in"
+            " WASMFN_TOKEN"
+        )
     if wait:
         show(answer, interface, raw=raw)
         return ""
@@ -141,6 +150,8 @@ def show(answer: "Answer", interface: str, *, raw: bool) -> None:
         if not raw and answer.status >= 400:
             raise RejectedError(problem_of(answer))
         write_bytes(answer.body)
+        if sys.stdout.isatty() and not answer.body.endswith(b"\n"):
+            note("")
         note(f"HTTP {answer.status} in {took}")
         return
     outcome = outcome_of(answer)

@@ -47,6 +47,8 @@ async def invoke(
     when this returns, tried again when it fails, and in the end it is done or
     among the dead letters.
 
+    What a route asks for comes from WASMFN_API_KEY or WASMFN_TOKEN.
+
     Examples:
       wasmfn invoke sort 3 1 2
       wasmfn invoke sort 3 1 2 --async

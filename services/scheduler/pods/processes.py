@@ -27,6 +27,7 @@ from typing import Final
 import msgspec
 
 from schemas.pods import LABEL_NAMESPACE, LocalPod
+from services.interpreter import package_variables
 from services.pids import has_ended, is_running, open_process, start_ticks
 from services.scheduler.pods import Pod, PodError
 
@@ -151,7 +152,12 @@ class ProcessRuntime:
         pid = os.posix_spawn(
             sys.executable,
             command,
-            {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"},
+            {
+                "PATH": "/usr/bin:/bin",
+                "LANG": "C.UTF-8",
+                "PYTHONUNBUFFERED": "1",
+                **package_variables(),
+            },
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
