@@ -1,11 +1,14 @@
-"""The overlays as fixtures, each built as kubectl builds it."""
+"""The overlays as fixtures, each built as kubectl builds it, and the NATS of one."""
 
 import contextlib
 import importlib.metadata
 import socket
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.manifests.servers import Servers
 from tests.manifests.workloads import Object, build, overlays
 
 
@@ -43,3 +46,23 @@ def free_port_pairs() -> list[tuple[int, int]]:
             for _ in range(6)
         ]
     return list(zip(ports[:3], ports[3:], strict=True))
+
+
+@pytest.fixture
+def one(tmp_path: Path, free_port_pairs: list[tuple[int, int]]) -> Iterator[Servers]:
+    """A server of the cluster's configuration."""
+    servers = Servers(tmp_path, free_port_pairs[:1])
+    servers.start()
+    yield servers
+    servers.stop()
+
+
+@pytest.fixture(params=["passwords", "nkeys"])
+def each(
+    tmp_path: Path, free_port_pairs: list[tuple[int, int]], request: pytest.FixtureRequest
+) -> Iterator[Servers]:
+    """A server that knows its users by password, and one that knows them by nkey."""
+    servers = Servers(tmp_path, free_port_pairs[:1], by_nkey=request.param == "nkeys")
+    servers.start()
+    yield servers
+    servers.stop()

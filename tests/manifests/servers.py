@@ -12,7 +12,8 @@ import nkeys
 
 from services.bus.applications import IN_A_CLUSTER, Applications
 from services.bus.connection import Bus, BusSettings, connect
-from services.bus.permissions import USERS, inbox_prefix
+from services.bus.permissions import USERS, inbox_prefix, used_by
+from services.bus.streams import provide
 from tests.manifests.workloads import MANIFESTS
 from wasmfn import natsusers
 
@@ -120,3 +121,8 @@ class Servers:
         settings = self.settings(name, replicas)
         async with connect(settings, name) as bus:
             yield bus, settings
+
+    async def provide(self) -> None:
+        """Make the streams, as the scheduler does."""
+        async with self.user("scheduler") as (bus, settings):
+            await provide(bus, settings, used_by("scheduler"))

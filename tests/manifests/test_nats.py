@@ -2,9 +2,7 @@
 
 import asyncio
 import contextlib
-import functools
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import nats.aio.msg
@@ -14,14 +12,10 @@ from nats.js.api import AckPolicy
 
 from schemas import subjects
 from schemas.builds import MODULES_BUCKET, UPLOADS_BUCKET
-from schemas.events import Event
-from schemas.invocations import DeadRequest, Invocation
-from schemas.specs import SubscriptionSpec
 from schemas.streams import STREAMS
 from services.bus import objects
 from services.bus.applications import Applications
 from services.bus.connection import Bus, settle
-from services.bus.enqueue import enqueue
 from services.bus.errors import BusRefused
 from services.bus.follow import follow
 from services.bus.permissions import SERVICES, USERS, inbox_prefix, used_by
@@ -29,41 +23,10 @@ from services.bus.publish import publish
 from services.bus.pull import open_puller
 from services.bus.state import Snapshot
 from services.bus.streams import BUCKETS, ensure_applications, provide
-from services.router.asynchronous import broadcast
-from services.router.asynchronous.cancel import Cancellations
-from services.router.asynchronous.dead import DeadLetters
-from services.router.asynchronous.interruption import Interrupted, Interruptions
-from services.router.asynchronous.metrics import AsyncMetrics
-from services.router.asynchronous.policy import Dead
-from services.router.asynchronous.report import letter_of, result_of
-from services.router.asynchronous.room import Room
-from services.router.asynchronous.store import Lease, Store
-from services.router.asynchronous.subscriptions import Subscriptions
 from tests.manifests.servers import Servers
 from tests.manifests.workloads import MANIFESTS
-from wasmfn.client import Client
-from wasmfn.invocations import Invocations, Place
 
 KEEPING = Applications(("app.>",), {"KEPT": ("app.kept.>",)})
-
-
-@pytest.fixture
-def one(tmp_path: Path, free_port_pairs: list[tuple[int, int]]) -> Iterator[Servers]:
-    servers = Servers(tmp_path, free_port_pairs[:1])
-    servers.start()
-    yield servers
-    servers.stop()
-
-
-@pytest.fixture(params=["passwords", "nkeys"])
-def each(
-    tmp_path: Path, free_port_pairs: list[tuple[int, int]], request: pytest.FixtureRequest
-) -> Iterator[Servers]:
-    """A server that knows its users by password, and one that knows them by nkey."""
-    servers = Servers(tmp_path, free_port_pairs[:1], by_nkey=request.param == "nkeys")
-    servers.start()
-    yield servers
-    servers.stop()
 
 
 @pytest.fixture
@@ -82,11 +45,6 @@ def three(tmp_path: Path, free_port_pairs: list[tuple[int, int]]) -> Iterator[Se
     servers.stop()
 
 
-async def _made(servers: Servers) -> None:
-    async with servers.user("scheduler") as (bus, settings):
-        await provide(bus, settings, used_by("scheduler"))
-
-
 async def _first(bus: Bus, stream: str) -> Snapshot:
     async with asyncio.timeout(10):
         async for update in follow(bus, stream):
@@ -103,7 +61,7 @@ async def test_a_service_waits_until_the_scheduler_has_made_its_streams(
         waiting = asyncio.create_task(provide(bus, settings, used_by(user)))
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(asyncio.shield(waiting), 0.3)
-        await _made(one)
+        await one.provide()
         async with asyncio.timeout(30):
             await waiting
 
@@ -111,7 +69,7 @@ async def test_a_service_waits_until_the_scheduler_has_made_its_streams(
 async def test_every_user_can_follow_what_it_reads_and_publish_what_it_writes(
     each: Servers,
 ) -> None:
-    await _made(each)
+    await each.provide()
     for user in USERS:
         async with each.user(user) as (bus, _):
             for stream in STREAMS:
@@ -129,7 +87,7 @@ async def test_every_user_can_follow_what_it_reads_and_publish_what_it_writes(
 
 @pytest.mark.parametrize("user", USERS)
 async def test_nobody_can_write_what_another_one_writes(one: Servers, user: str) -> None:
-    await _made(one)
+    await one.provide()
     async with one.user(user) as (bus, _):
         for stream in STREAMS:
             writer = "people" if stream.writer == "anyone" else stream.writer
@@ -178,7 +136,7 @@ async def test_nobody_can_write_what_another_one_writes(one: Servers, user: str)
 async def test_what_a_user_does_not_need_it_is_denied(
     one: Servers, user: str, subject: str
 ) -> None:
-    await _made(one)
+    await one.provide()
     async with one.user(user) as (bus, _):
         with pytest.raises(nats.errors.TimeoutError):
             await bus.nc.request(subject, b"", timeout=0.5)
@@ -188,7 +146,7 @@ async def test_what_a_user_does_not_need_it_is_denied(
 async def test_a_module_goes_from_people_to_the_builder_and_from_it_to_the_scheduler(
     each: Servers,
 ) -> None:
-    await _made(each)
+    await each.provide()
     upload, artifact = b"u" * 300_000, b"a" * 300_000
     async with each.user("people") as (bus, _):
         await objects.write(bus, UPLOADS_BUCKET, "u", upload)
@@ -207,7 +165,7 @@ async def test_a_module_goes_from_people_to_the_builder_and_from_it_to_the_sched
 
 
 async def test_a_request_is_answered_and_nobody_else_sees_the_answer(each: Servers) -> None:
-    await _made(each)
+    await each.provide()
     async with (
         each.user("scheduler") as (scheduler, _),
         each.user("router") as (router, _),
@@ -252,49 +210,10 @@ def test_what_streams_may_grow_to_fits_into_the_store_and_the_store_into_the_vol
     assert "storage: 10Gi" in (MANIFESTS / "base" / "nats" / "statefulset.yaml").read_text()
 
 
-async def test_calls_go_through_the_queue_and_people_decide_about_the_dead(each: Servers) -> None:
-    await _made(each)
-    now = datetime.now(UTC)
-    call = Invocation(
-        namespace="default", function="f", id="0" * 32, accepted_at=now,
-        origin="timer", correlation="c", traceparent="t",
-    )  # fmt: skip
-    async with (
-        each.user("scheduler") as (scheduler, _),
-        each.user("router") as (router, _),
-        each.user("people") as (people, _),
-    ):
-        await enqueue(scheduler, call)
-        store = Store(router)
-        await store.provide_consumer("default", "f", Lease(30.0, 4))
-        (consumer,) = await router.js.consumers_info("INVOCATIONS")
-        assert consumer.num_pending == 1
-        async with open_puller(router, "INVOCATIONS", consumer.name) as puller:
-            delivered = await puller.next(5.0)
-            assert delivered is not None
-            await delivered.extend()
-            letter = letter_of(call, Dead("attempts-spent", "why"), now, ())
-            await store.put_dead(letter)
-            await store.put_result(result_of(call, "dead", now), 60.0)
-            assert await delivered.acknowledge()
-        letters = DeadLetters(router, store, lambda _: None, lambda _: None)
-        async with letters.listening():
-            await settle(router.nc)
-            seen = Invocations(Client(people))
-            (dead,) = await seen.dead("default")
-            name = Place("default", "f", dead.id)
-            await seen.act(name, DeadRequest(dead.id, "redrive"))
-            assert await seen.dead("default") == []
-            assert (await seen.get(name)).state == "accepted"
-        await router.js.delete_consumer("INVOCATIONS", consumer.name)
-        for bus in (scheduler, router, people):
-            assert not bus.last_error
-
-
 async def test_an_application_asks_the_router_and_nobody_else_hears_the_answer(
     one: Servers,
 ) -> None:
-    await _made(one)
+    await one.provide()
     async with one.user("app") as (app, _), one.user("router") as (router, _):
 
         async def answer(msg: nats.aio.msg.Msg) -> None:
@@ -314,7 +233,7 @@ async def test_what_an_application_publishes_is_kept_and_pulled_by_the_routers_a
     one_with_a_stream: Servers,
 ) -> None:
     servers = one_with_a_stream
-    await _made(servers)
+    await servers.provide()
     async with (
         servers.user("scheduler") as (scheduler, _),
         servers.user("router") as (router, _),
@@ -339,80 +258,3 @@ async def test_what_an_application_publishes_is_kept_and_pulled_by_the_routers_a
             await app.nc.request("$JS.API.CONSUMER.CREATE.KEPT.d.app.kept.x", b"{}", timeout=0.5)
         with pytest.raises(nats.errors.TimeoutError):
             await app.nc.request("$JS.API.STREAM.UPDATE.KEPT", b"{}", timeout=0.5)
-
-
-async def test_a_router_cancels_and_prunes_with_the_rights_that_it_has(each: Servers) -> None:
-    await _made(each)
-    now = datetime.now(UTC)
-    call = Invocation(
-        namespace="default", function="f", id="0" * 32, accepted_at=now,
-        origin="timer", correlation="c", traceparent="t",
-    )  # fmt: skip
-    async with (
-        each.user("scheduler") as (scheduler, _),
-        each.user("router") as (router, _),
-        each.user("people") as (people, _),
-    ):
-        await enqueue(scheduler, call)
-        store = Store(router)
-        cancellations = Cancellations(
-            router, store, lambda _: None, AsyncMetrics(), lambda _: None,
-            functools.partial(broadcast.tell, router),
-        )  # fmt: skip
-        letters = DeadLetters(router, store, lambda _: None, lambda _: None)
-        async with cancellations.listening(), letters.listening():
-            await settle(router.nc)
-            seen = Invocations(Client(people))
-            name = Place("default", "f", call.id)
-            assert (await seen.cancel(name)).outcome == "cancelled"
-            assert (await seen.get(name)).state == "cancelled"
-            assert (await router.js.stream_info("INVOCATIONS")).state.messages == 0
-            await store.put_dead(letter_of(call, Dead("attempts-spent", "why"), now, ()))
-            assert await seen.prune("default", "f", 0.0) == 1
-            assert await seen.dead("default") == []
-        for bus in (router, people):
-            assert not bus.last_error
-
-
-async def test_routers_tell_each_other_what_to_interrupt_and_nobody_else_may(each: Servers) -> None:
-    await _made(each)
-    name = ("default", "f", "0" * 32)
-    async with each.user("router") as (here, _), each.user("router") as (there, _):
-        interruptions = Interruptions()
-        async with broadcast.hearing(there, interruptions):
-            await settle(there.nc)
-            with interruptions.of(name, 2) as interruption:
-                never = asyncio.Event()
-                attempt = asyncio.create_task(interruption.over(never.wait()))
-                await asyncio.sleep(0)
-                await broadcast.tell(here, name, 2)
-                async with asyncio.timeout(30):
-                    with pytest.raises(Interrupted):
-                        await attempt
-        for bus in (here, there):
-            assert not bus.last_error
-    for user in ("people", "app", "builder", "scheduler", "podwatch"):
-        async with each.user(user) as (bus, _):
-            await broadcast.tell(bus, name, 2)
-            await bus.nc.flush()
-            await bus.nc.flush()
-            assert "permissions violation" in bus.last_error.lower()
-
-
-async def test_a_subscription_that_nats_denies_is_told_of(one: Servers) -> None:
-    await _made(one)
-    told: asyncio.Queue[Event] = asyncio.Queue()
-    wanted = {("default", "s"): SubscriptionSpec(function="f", subject="shop.orders")}
-    async with one.user("router") as (router, _):
-        metrics = AsyncMetrics()
-        subscriptions = Subscriptions(
-            router, Store(router), Room(router), wanted, metrics, told.put_nowait,
-            lambda _: None, lambda: 1024,
-        )  # fmt: skip
-        running = asyncio.create_task(subscriptions.run())
-        async with asyncio.timeout(30):
-            event = await told.get()
-        running.cancel()
-        await asyncio.wait({running})
-    assert (event.what, event.name) == ("subscription-denied", "s")
-    assert "shop.orders" in event.message
