@@ -9,6 +9,7 @@ today.
 import asyncio
 import contextlib
 import json
+import os
 import secrets
 import shutil
 import socket
@@ -97,14 +98,19 @@ def configure(layout: Layout, port: int) -> str:
     config = _CONFIG.format(
         host=HOST,
         port=port,
-        # JSON strings are strings of this format too.
-        token=json.dumps(layout.token.read_text("ascii").strip()),
-        store=json.dumps(str(layout.nats)),
+        token=_quoted(layout.token.read_text("ascii").strip()),
+        store=_quoted(str(layout.nats)),
         monitor=monitor,
-        secret=json.dumps(secret),
+        secret=_quoted(secret),
     )
-    write_private(config_file(layout), config.encode())
+    # A path's bytes, whatever they are.
+    write_private(config_file(layout), os.fsencode(config))
     return f"http://{HOST}:{monitor}{secret}/healthz"
+
+
+def _quoted(text: str) -> str:
+    """Return `text` as a string of this format: as in JSON, but in its own letters."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def choose_port(layout: Layout) -> int:

@@ -165,6 +165,12 @@ def _listen(address: str) -> socket.socket:
     """
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
+    if not host and port.isdecimal():
+        raise StackError(
+            f"{address} names no host to serve at; write 127.0.0.1:{port} for this machine alone,"
+            f" or 0.0.0.0:{port} for everyone who can reach it",
+            REFUSED,
+        )
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, int(port)), family=family, backlog=_BACKLOG)

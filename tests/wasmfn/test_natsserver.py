@@ -12,7 +12,7 @@ from wasmfn.paths import Layout
 
 
 def layout(tmp_path) -> Layout:
-    made = Layout(tmp_path / 'a "quoted" directory')
+    made = Layout(tmp_path / 'a "quoted" directory of José')
     made.create()
     ensure_keys(made)
     return made

@@ -212,7 +212,7 @@ def test_a_port_in_use_is_refused_before_anything_starts(up, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "address", ["nonsense", "127.0.0.1:http", "127.0.0.1:99999", "256.1.1.1:1"]
+    "address", ["nonsense", "127.0.0.1:http", "127.0.0.1:99999", "256.1.1.1:1", "8081", ":0"]
 )
 def test_an_address_that_cannot_be_is_refused(up, address):
     code, said = up("--http", address).ended()
