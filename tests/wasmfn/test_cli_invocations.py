@@ -137,6 +137,21 @@ def test_what_waits_its_turn_is_cancelled_and_what_runs_is_ended(
     assert b"it is cancelled" in cancelled.stderr
 
 
+def test_what_is_cancelled_in_mid_run_leaves_its_place_to_others(platform: LocalPlatform) -> None:
+    module = EXAMPLES / "burn" / "burn.wasm"
+    alone = DOCUMENT.format(name="burner", module=module)
+    alone += "scaling: {max_instances: 1, concurrency: 1}\nlimits: {timeout_s: 3600}\n"
+    ok(platform, "apply", "-f", "-", stdin=alone.encode())
+    ok(platform, "route", "create", "--url", "/burner", "--function", "burner")
+    short = ok(platform, "invoke", "burner", "1")
+    endless = ok(platform, "invoke", "burner", "999999999999999", "--async").strip()
+    identity = endless.rpartition("/")[2]
+    until_state(platform, "burner", identity, "running")
+    ok(platform, "invocations", "cancel", "burner", identity)
+    until_state(platform, "burner", identity, "cancelled")
+    assert ok(platform, "invoke", "burner", "1") == short
+
+
 def test_old_dead_letters_are_pruned_and_the_others_stay(platform: LocalPlatform) -> None:
     deploy(platform, "pruned", "trap")
     for _ in range(2):
