@@ -262,6 +262,8 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         if self._ended:
             return
+        if self._parser.get_http_version() not in ("1.1", "1.0"):
+            raise ValueError("an answer of another protocol")
         status = self._parser.get_status_code()
         if status < 200 and status != 101:
             # Interim answers (RFC 9110, section 15.2) are for this hop: the client

@@ -18,7 +18,6 @@ from uvicorn.server import ServerState
 
 from keeper.loop import StreamProtocol
 from schemas.endpoints import Endpoint
-from services.router.admission import Head
 from services.router.bounded import ClientLimits
 from services.router.framing import networks
 from services.router.invoke import Invocations
@@ -234,12 +233,12 @@ class Client(ClientConnection):
             self.methods.append(self.parser.get_method())
         super().on_headers_complete()
 
-    def _serve_known(self, workings: Workings, head: Head, data: bytes) -> bool:
-        self.methods.append(head.method.encode())
-        served = super()._serve_known(workings, head, data)
-        if not served:
-            self.methods.pop()
-        return served
+    def data_received(self, data: bytes) -> None:
+        before = self.cycle
+        super().data_received(data)
+        if self._alone and self.cycle is not before:
+            # Its head was known: the parser has not seen it.
+            self.methods.append(self.cycle._request.method.encode())
 
 
 class Stage:
