@@ -45,7 +45,8 @@ from schemas.unreadable import UNREADABLE
 
 MAX_ARGUMENTS: Final = 4096
 
-Headers = list[tuple[bytes, bytes]]
+Header = tuple[bytes, bytes]
+Headers = list[Header]
 """Names in lower case, in the order they came."""
 
 

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from keeper.answer import Answer, Headers
+from keeper.answer import Answer, Header, Headers
 from schemas.control import INSTANCE_HEADER
 
 _TOKEN: Final = INSTANCE_HEADER.encode()
@@ -51,6 +51,26 @@ class Exchange:
         elif name == b"expect":
             self.expects = value.lower() == b"100-continue"
             self.expects_more = self.expects_more or not self.expects
+
+    def again(self, request_id: Header | None, place: int, body: bytes) -> "Exchange":
+        """Return another request that has come whole, with the same head but for its id.
+
+        Args:
+            request_id: the header, None if there is none.
+            place: where it stands among the headers.
+            body: the request's.
+        """
+        other = Exchange()
+        other.method, other.version, other.target = self.method, self.version, self.target
+        other.hosts, other.length, other.head_bytes = self.hosts, self.length, self.head_bytes
+        other.token, other.accept, other.headers = self.token, self.accept, self.headers
+        if request_id is not None:
+            other.request_id = request_id[1]
+            other.headers = self.headers.copy()
+            other.headers[place] = request_id
+        other.body.append(body)
+        other.complete = other.keep_alive = True
+        return other
 
     def doubt(self, *, upgrade: bool) -> str:
         """Return why this may not be taken for a request, or an empty string.

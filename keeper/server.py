@@ -117,8 +117,17 @@ class Connection:
             self._held.append(data)
             self._transport.pause_reading()
             return
-        self._feed(data)
-        self._advance()
+        if not self._head_done or self._incoming is not None or self._queue:
+            self._feed(data)
+            self._advance()
+        elif (known := self._service.heads.find(data)) is not None:
+            # The parser stands between two requests, and stays there.
+            self._run(known)
+        else:
+            self._feed(data)
+            if len(self._queue) == 1 and self._queue[0].complete:
+                self._service.heads.learn(data, self._queue[0])
+            self._advance()
 
     @property
     def busy(self) -> bool:

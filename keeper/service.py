@@ -9,6 +9,7 @@ import msgspec
 from keeper.answer import Program
 from keeper.budget import Share
 from keeper.call import Outcome
+from keeper.heads import Heads
 from keeper.loop import Loop
 from keeper.runner import Runner
 from keeper.scoreboard import Scoreboard
@@ -51,6 +52,7 @@ class Service:
         self.budget = budget
         self.loop = loop
         self.report = report
+        self.heads = Heads()
         self.draining = False
         self.buffered = 0
         self.stalled = 0

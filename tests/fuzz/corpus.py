@@ -43,6 +43,7 @@ def _keeper() -> Iterator[bytes]:
         if len(attack.raw) < _MOST and b"HEAD" not in attack.raw:
             raw = attack.to_instance(_TOKEN)
             yield tape(raw, 0, 0)
+            yield tape(raw.replace(b"\r\n", b"\r\nx-request-id: 0123abcd\r\n", 1), 0, 0)
             yield tape(raw, 1, 3, 0, 16, 0, 48, 0, 80)
 
 

@@ -98,6 +98,21 @@ def test_requests_on_one_connection_are_answered_in_order(echo: Any) -> None:
         assert [it.answer()[2] for _ in bodies] == bodies
 
 
+def test_a_head_that_came_before_is_asked_for_its_token_and_takes_its_own_body(echo: Any) -> None:
+    with raw(echo) as it:
+        for number in range(20):
+            body = b"request %03d" % number
+            lines = f"x-request-id: {number:032x}", f"Content-Length: {len(body)}"
+            it.send(it.head(*lines) + body)
+            status, _, echoed = it.answer()
+            assert (status, echoed) == (200, body)
+            stolen = it.head(*lines).replace(it.token.encode(), it.token[::-1].encode())
+            it.send(stolen + body)
+            status, headers, _ = it.answer()
+            assert (status, headers["x-wasmfn-reason"]) == (421, "wrong-instance")
+            it.send(b"\r\n\r\n")
+
+
 def test_a_pipelined_request_waits_for_a_slow_one(keeper: Any) -> None:
     burn = keeper.load("burn", limits=Limits(timeout_s=30))
     with raw(burn) as it:
