@@ -8,7 +8,6 @@ Streams that hold accepted state refuse new messages when they are full
 drop their oldest instead.
 """
 
-from datetime import datetime
 from typing import Any, Final, Literal
 
 import msgspec
@@ -20,10 +19,12 @@ from schemas import (
     endpoints,
     events,
     invocations,
+    leases,
     pods,
     specs,
     status,
     subjects,
+    timers,
 )
 from schemas.specs import MIB
 
@@ -32,21 +33,6 @@ DAY_S: Final = 24 * 3600.0
 TERM_HEADER: Final = "Wasmfn-Term"
 """In whose term a message of a fenced stream was written. On the fence, a message of its own
 with nothing else: followers take it for the deletion of what never was."""
-
-
-class Lease(msgspec.Struct, frozen=True):
-    """Who leads, and in which term. Renewed by replacing it with itself."""
-
-    holder: str
-    term: int
-
-
-class TimerMark(msgspec.Struct, frozen=True):
-    """Every due time of a timer up to `until` is in the queue, or passed over for good."""
-
-    until: datetime
-    revision: int
-    """Of the timer: another one begins anew."""
 
 
 class Stream(msgspec.Struct, frozen=True):
@@ -188,7 +174,7 @@ LOGS: Final = Stream(
 LEASES: Final = Stream(
     name="LEASES",
     template=subjects.LEASES,
-    message=Lease,
+    message=leases.Lease,
     description="Leader leases: one message each, replaced with an expected sequence.",
     writer="scheduler",
     readers=("scheduler",),
@@ -234,7 +220,7 @@ DEAD: Final = Stream(
 TIMERS: Final = Stream(
     name="TIMERS",
     template=subjects.TIMERS,
-    message=TimerMark,
+    message=timers.TimerMark,
     description="Up to when the calls of each timer are in the queue.",
     writer="scheduler",
     readers=("scheduler", "people"),

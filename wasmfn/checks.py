@@ -15,9 +15,10 @@ import msgspec
 import nats.errors
 
 from schemas.builds import MODULES_BUCKET, UPLOADS_BUCKET
+from schemas.leases import Lease
 from schemas.pods import LABEL_ROLE, PodFact
 from schemas.specs import MIB
-from schemas.streams import DEAD, LEASES, PODS, RESULTS, SPECS, STREAMS, Lease
+from schemas.streams import DEAD, LEASES, PODS, RESULTS, SPECS, STREAMS
 from services.bus.feed import FeedLost, open_feed
 from wasmfn.client import Client, connect
 from wasmfn.discovery import NoPlatformError, find_platform

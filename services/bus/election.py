@@ -21,7 +21,7 @@ from typing import Final
 
 import msgspec
 
-from schemas.streams import Lease
+from schemas.leases import Lease
 
 RENEW_S: Final = 0.5
 LEASE_S: Final = 1.5

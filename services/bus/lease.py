@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 
 from schemas import subjects
-from schemas.streams import LEASES, Lease
+from schemas.leases import Lease
+from schemas.streams import LEASES
 from schemas.unreadable import UNREADABLE
 from services.bus import election
 from services.bus.connection import Bus

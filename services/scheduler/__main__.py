@@ -12,7 +12,8 @@ import msgspec
 import nats.errors
 import prometheus_client
 
-from schemas.streams import LEASES, Lease
+from schemas.leases import Lease
+from schemas.streams import LEASES
 from schemas.unreadable import UNREADABLE
 from services.bus.connection import Bus, connect
 from services.bus.errors import BusError

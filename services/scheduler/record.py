@@ -21,7 +21,8 @@ from schemas.endpoints import Endpoint
 from schemas.events import Level, new_event
 from schemas.invocations import Invocation
 from schemas.status import Phase, Status
-from schemas.streams import ACTIVE, ENDPOINTS, STATUS, STREAMS, TIMERS, Stream, TimerMark
+from schemas.streams import ACTIVE, ENDPOINTS, STATUS, STREAMS, TIMERS, Stream
+from schemas.timers import TimerMark
 from services.bus.connection import Bus
 from services.bus.enqueue import enqueue
 from services.bus.errors import Fenced

@@ -18,7 +18,8 @@ from schemas import subjects
 from schemas.active import ActiveTimer
 from schemas.invocations import Invocation, invocation_id
 from schemas.names import new_correlation_id
-from schemas.streams import TIMERS, TimerMark
+from schemas.streams import TIMERS
+from schemas.timers import TimerMark
 from schemas.unreadable import UNREADABLE
 from services.bus.connection import Bus
 from services.bus.errors import BusError

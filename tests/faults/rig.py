@@ -14,7 +14,7 @@ import msgspec
 
 from schemas import subjects
 from schemas.active import ActiveFunction, ActiveRoute
-from schemas.streams import Lease
+from schemas.leases import Lease
 from services.bus.connection import Bus, BusSettings
 from services.pids import start_ticks
 from tests.faults.load import Load, Router

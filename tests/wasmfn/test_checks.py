@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from schemas.leases import Lease
 from schemas.pods import LABEL_ROLE, PodFact, PodPhase
-from schemas.streams import Lease
 from services.bus.streams import ensure_buckets, ensure_streams
 from wasmfn import checks
 from wasmfn.client import connect

@@ -5,7 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from schemas.streams import Lease
+from schemas.leases import Lease
 from services.bus import election
 from services.bus.election import (
     HEAD_START_S,

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
-from schemas.streams import LEASES, Lease
+from schemas.leases import Lease
+from schemas.streams import LEASES
 from services.bus import lease
 from services.bus.connection import connect
 from services.bus.election import LEASE_S

@@ -10,7 +10,8 @@ import pytest_asyncio
 from schemas.active import ActiveRoute
 from schemas.endpoints import Endpoint
 from schemas.specs import RouteSpec
-from schemas.streams import ACTIVE, ENDPOINTS, STATUS, TIMERS, TimerMark
+from schemas.streams import ACTIVE, ENDPOINTS, STATUS, TIMERS
+from schemas.timers import TimerMark
 from services.bus.connection import Bus, connect
 from services.bus.events import event_log
 from services.bus.lease import Reign
