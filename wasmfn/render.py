@@ -115,7 +115,7 @@ def event(entry: Event, *, now: datetime | None = None) -> Line:
     return (
         Span(when, "dim"),
         Span(f"  {entry.service:<9}", "cyan"),
-        Span(f"  {printable(entry.what):<16}", style or "bold"),
+        Span(f"  {printable(entry.what):<18}", style or "bold"),
         Span(f"  {printable(f'{entry.kind} {about}')}  ", "dim"),
         Span(printable(entry.message), style),
         Span(took, "magenta"),

@@ -64,6 +64,35 @@ def test_deploy_prints_the_url_and_the_milliseconds(platform: LocalPlatform) -> 
     ]
 
 
+def test_a_deployment_that_is_left_goes_on_and_that_is_said(platform: LocalPlatform) -> None:
+    builder = json.loads((platform.data / "run" / "processes.json").read_bytes())["builder"]["pid"]
+    os.kill(builder, signal.SIGSTOP)
+    try:
+        deploying = subprocess.Popen(
+            [WASMFN, "deploy", example("exit3"), "--name", "left"],
+            env=platform.environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        told = subprocess.Popen(
+            [WASMFN, "events", "-f", "--since", "1m", "--function", "left"],
+            env=platform.environ,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert told.stdout is not None
+        assert any(" building " in line for line in told.stdout)
+        told.kill()
+        told.communicate()
+        deploying.send_signal(signal.SIGINT)
+        out, said = deploying.communicate(timeout=60)
+    finally:
+        os.kill(builder, signal.SIGCONT)
+    assert (deploying.returncode, out) == (130, b"")
+    assert b"left was published and goes on; `wasmfn fn get left`" in said
+    assert "live" in ok(platform, "deploy", example("exit3"), "--name", "left")
+
+
 def test_deploy_keeps_what_it_is_not_told(platform: LocalPlatform) -> None:
     ok(platform, "deploy", example("env"), "--name", "kept", "--timeout", "5s", "--env", "A=1")
     ok(platform, "deploy", example("env"), "--name", "kept", "--env", "B=2")
@@ -123,6 +152,17 @@ def test_a_function_without_its_environment_is_told_and_not_waited_for(
     ok(platform, "route", "create", "--url", "/early", "--function", "early")
     ok(platform, "fn", "update", "early")
     assert ok(platform, "fn", "test", "early") == "hello, world\n"
+
+
+def test_a_route_to_a_function_that_is_not_there_is_made_and_told_of(
+    platform: LocalPlatform,
+) -> None:
+    made = platform.cli("route", "create", "early", "--url", "/early", "--function", "typo")
+    assert made.returncode == 0
+    assert b"there is no function default/typo yet" in made.stderr
+    ok(platform, "fn", "create", "late", "--code", example("sort"))
+    moved = platform.cli("route", "update", "early", "--function", "late")
+    assert (moved.returncode, b"there is no" in moved.stderr) == (0, False)
 
 
 def test_two_routes_that_collide_are_refused_by_name(platform: LocalPlatform) -> None:

@@ -1,5 +1,6 @@
 """`wasmfn deploy`: a module's file becomes a URL that answers."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,9 @@ import click
 import msgspec
 
 from schemas.specs import FunctionSpec, Module, RouteSpec
+from schemas.status import Status
 from wasmfn.cli.flags import MODULE_FILE, function_options, with_flags
-from wasmfn.cli.output import document, progress, write
+from wasmfn.cli.output import document, note, progress, write
 from wasmfn.cli.parameters import NAME, ROUTE, SPAN, Route
 from wasmfn.cli.session import Session, with_session
 from wasmfn.cli.verb import Verb
@@ -73,18 +75,32 @@ async def deploy(
     def spec_of(before: FunctionSpec | None, module: Module | None) -> FunctionSpec:
         return with_flags(before, flags, module=module, image=image)
 
+    published = asyncio.Event()
     with progress(f"deploying {name}") as tell:
-        async with session.connect() as client:
-            deployed = await deploy_file(
-                client,
-                file,
-                name=name,
-                namespace=session.namespace,
-                spec_of=spec_of,
-                wishes=wishes(routes),
-                timeout_s=timeout_s,
-                on_status=lambda status: tell(f"{status.name}: {status.phase}"),
-            )
+
+        def on_status(status: Status) -> None:
+            published.set()
+            tell(f"{status.name}: {status.phase}")
+
+        try:
+            async with session.connect() as client:
+                deployed = await deploy_file(
+                    client,
+                    file,
+                    name=name,
+                    namespace=session.namespace,
+                    spec_of=spec_of,
+                    wishes=wishes(routes),
+                    timeout_s=timeout_s,
+                    on_status=on_status,
+                )
+        except asyncio.CancelledError:
+            # A Ctrl-C ends the waiting, not what the platform has accepted.
+            if published.is_set():
+                note(
+                    f"{name} was published and goes on; `wasmfn fn get {name}` tells how far it is"
+                )
+            raise
     if form == "json":
         document(as_json(deployed, session.platform()), "json")
     else:

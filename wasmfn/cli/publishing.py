@@ -50,6 +50,7 @@ async def create_object(client: Client, key: Key, spec: AnySpec) -> None:
     except RejectedError:
         await client.withdraw({key: revision})
         raise
+    await _warn_of_its_function(client, key, spec)
 
 
 async def update_object(client: Client, key: Key, kind: type[S], changed: Callable[[S], S]) -> None:
@@ -65,8 +66,10 @@ async def update_object(client: Client, key: Key, kind: type[S], changed: Callab
         raise ConflictError(
             f"the spec of {key} cannot be read ({found.problem}); delete it and create it again"
         )
-    revision = await client.publish(key, changed(found.spec), expected=found.revision)
+    spec = changed(found.spec)
+    revision = await client.publish(key, spec, expected=found.revision)
     await settle(client, key, revision)
+    await _warn_of_its_function(client, key, spec)
 
 
 async def settle(client: Client, key: Key, revision: int) -> None:
@@ -81,3 +84,10 @@ async def settle(client: Client, key: Key, revision: int) -> None:
         )
     if statuses[key].phase == "waiting":
         note(f"{key}: {statuses[key].message}")
+
+
+async def _warn_of_its_function(client: Client, key: Key, spec: AnySpec) -> None:
+    if isinstance(spec, (RouteSpec, TimerSpec, SubscriptionSpec)):
+        function = Key("function", key.namespace, spec.function)
+        if await client.find(function) is None:
+            note(f"there is no {function} yet; until there is, {key} calls nothing")
