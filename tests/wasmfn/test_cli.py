@@ -89,7 +89,7 @@ def test_a_deployment_that_is_left_goes_on_and_that_is_said(platform: LocalPlatf
     finally:
         os.kill(builder, signal.SIGCONT)
     assert (deploying.returncode, out) == (130, b"")
-    assert b"left was published and goes on; `wasmfn fn get left`" in said
+    assert b"what was published of left goes on; `wasmfn fn get left`" in said
     assert "live" in ok(platform, "deploy", example("exit3"), "--name", "left")
 
 
@@ -157,11 +157,11 @@ def test_a_function_without_its_environment_is_told_and_not_waited_for(
 def test_a_route_to_a_function_that_is_not_there_is_made_and_told_of(
     platform: LocalPlatform,
 ) -> None:
-    made = platform.cli("route", "create", "early", "--url", "/early", "--function", "typo")
+    made = platform.cli("route", "create", "soon", "--url", "/soon", "--function", "typo")
     assert made.returncode == 0
     assert b"there is no function default/typo yet" in made.stderr
     ok(platform, "fn", "create", "late", "--code", example("sort"))
-    moved = platform.cli("route", "update", "early", "--function", "late")
+    moved = platform.cli("route", "update", "soon", "--function", "late")
     assert (moved.returncode, b"there is no" in moved.stderr) == (0, False)
 
 

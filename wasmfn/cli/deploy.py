@@ -8,7 +8,6 @@ import click
 import msgspec
 
 from schemas.specs import FunctionSpec, Module, RouteSpec
-from schemas.status import Status
 from wasmfn.cli.flags import MODULE_FILE, function_options, with_flags
 from wasmfn.cli.output import document, note, progress, write
 from wasmfn.cli.parameters import NAME, ROUTE, SPAN, Route
@@ -75,13 +74,7 @@ async def deploy(
     def spec_of(before: FunctionSpec | None, module: Module | None) -> FunctionSpec:
         return with_flags(before, flags, module=module, image=image)
 
-    published = asyncio.Event()
     with progress(f"deploying {name}") as tell:
-
-        def on_status(status: Status) -> None:
-            published.set()
-            tell(f"{status.name}: {status.phase}")
-
         try:
             async with session.connect() as client:
                 deployed = await deploy_file(
@@ -92,14 +85,13 @@ async def deploy(
                     spec_of=spec_of,
                     wishes=wishes(routes),
                     timeout_s=timeout_s,
-                    on_status=on_status,
+                    on_status=lambda status: tell(f"{status.name}: {status.phase}"),
                 )
         except asyncio.CancelledError:
             # A Ctrl-C ends the waiting, not what the platform has accepted.
-            if published.is_set():
-                note(
-                    f"{name} was published and goes on; `wasmfn fn get {name}` tells how far it is"
-                )
+            note(
+                f"what was published of {name} goes on; `wasmfn fn get {name}` tells how far it is"
+            )
             raise
     if form == "json":
         document(as_json(deployed, session.platform()), "json")
