@@ -2,11 +2,12 @@
 
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 
-from schemas.invocations import Answer
+from schemas.invocations import Answer, Invocation
 from schemas.specs import Interface
-from services.router.asynchronous.report import answered
+from services.router.asynchronous.report import answered, event_of, result_of, sentence
 
 NOW = datetime.now(UTC)
 
@@ -46,3 +47,20 @@ def test_a_truncated_answer_still_says_whether_its_run_succeeded(
 ) -> None:
     given = Answer(200, (("content-type", "application/json"),), begin + b'"output":["x', 9, True)
     assert answered(1, given, "args", NOW, 1.0).outcome == outcome
+
+
+def test_the_event_log_is_told_of_an_attempt_and_of_nothing_that_was_sent() -> None:
+    call = Invocation(
+        namespace="default", function="f", id="0" * 32, accepted_at=NOW, origin="http",
+        correlation="c", traceparent="t", target="/f?key=hunter2",
+        headers=(("x-api-key", "hunter2"),), body=b"hunter2",
+    )  # fmt: skip
+    given = answer(500, b"hunter2", "text/plain")
+    attempt = answered(3, given, "stdin", NOW, 1.5)
+    result = result_of(call, "dead", NOW, (attempt,), answer=given)
+    for about in (call, result):
+        event = event_of(about, "invocation-dead", sentence(attempt, "is the last"), attempt)
+        assert event.message.endswith("of f: attempt 3 with status 500 is the last")
+        assert (event.correlation, event.duration_ms) == ("c", 1.5)
+        assert event.fields["invocation"] == call.id
+        assert b"hunter2" not in msgspec.json.encode(event)
