@@ -30,8 +30,6 @@ class Pool:
         self.loop = asyncio.get_running_loop()
         self.heads: Heads[AnswerHead] = Heads()
         """Those of answers that announced their length and came in one piece."""
-        self.opened = 0
-        """Connections opened since the start."""
         self._connect_s = connect_s
         self._idle_s = idle_s
         self._idle: dict[str, list[Connection]] = {}
@@ -68,7 +66,6 @@ class Pool:
             # A port of the ephemeral range with no listener can be connected to itself.
             connection.close()
             raise ConnectFailed("refused", "nothing listens there")
-        self.opened += 1
         return connection
 
     def put(self, connection: Connection) -> None:
