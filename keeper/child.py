@@ -34,6 +34,9 @@ from schemas.specs import MIB
 DRAIN_LINGER_S: Final = 1.0
 """How long 421 is answered after the last request, while clients are connected: they may have
 sent one more before they were told."""
+_UNHEARD_S: Final = 0.25
+"""How long it is answered although no client is connected: a router that has not heard of the end
+yet may connect, and what it sends to a process that ends has perhaps run, for all it knows."""
 BUFFER_BYTES: Final = MAX_BUFFERED_BYTES + 256 * MIB
 """What a process may take besides its sandboxes: bodies, output, and what is made of them."""
 _BACKLOG: Final = 1024
@@ -149,6 +152,7 @@ class Child:
         )
         self._drain_until = 0.0
         self._linger_until = 0.0
+        self._unheard_until = 0.0
 
     def serve(self, ready: Callable[[], None]) -> NoReturn:
         """Lock in, call `ready` when the listener listens, answer requests until told to end."""
@@ -205,13 +209,16 @@ class Child:
         self._service.draining = True
         self._drain_until = now + deadline_s
         self._linger_until = now + DRAIN_LINGER_S
+        self._unheard_until = now + _UNHEARD_S
         self._loop.call_soon(self._check_drained)
 
     def _check_drained(self) -> None:
         now = time.monotonic()
         if not self._service.quiet():
             self._linger_until = now + DRAIN_LINGER_S
-        elif not self._service.connections or now >= self._linger_until:
+        elif now >= (self._linger_until if self._service.connections else self._unheard_until):
+            # Refused is better than cut, and the end of a process takes its time.
+            self._listener.close()
             end(self._inherited, "drained")
         if now >= self._drain_until:
             end(self._inherited, "drained, with requests still in flight at the deadline")

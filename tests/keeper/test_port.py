@@ -44,6 +44,19 @@ def test_a_function_is_loaded_called_and_unloaded(keeper: Any) -> None:
     watch.close()
 
 
+def test_who_has_not_heard_that_an_instance_ends_is_told_or_refused_and_never_cut(
+    keeper: Any,
+) -> None:
+    for _ in range(10):
+        loaded = keeper.load("sort")
+        assert keeper.unload(loaded.instance, "drain").state == "draining"
+        try:
+            status, _, _ = loaded.call('{"args": ["1"]}')
+        except ConnectionRefusedError:
+            continue  # it took us long, and nothing was sent
+        assert status == 421
+
+
 def test_an_unsigned_or_wrongly_signed_call_changes_nothing(keeper: Any) -> None:
     request, code = keeper.request("hello")
     body = encode_load(request, code)
