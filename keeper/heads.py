@@ -6,7 +6,9 @@ so it is looked up instead of being read again: half of what a small request
 costs here besides its sandbox. What differs otherwise is read as always.
 
 Nothing depends on a hit. What is remembered follows from the head's bytes
-alone: whether a request is executed here is asked for each.
+alone: whether a request is executed here is asked for each. The instance's token
+stands among those bytes, and they are compared as bytes are; only what was let in
+before is remembered, so who does not have all the rest of it learns nothing.
 """
 
 from typing import Final

@@ -23,7 +23,7 @@ from schemas.names import new_correlation_id
 from services.router.answer import front
 from services.router.deadline import Deadline
 from services.router.origin import absolute_form, announces_body
-from services.router.problems import Problem, encode
+from services.router.problems import GONE, Problem, encode
 
 _MAX_HEADERS: Final = 100
 """A keeper takes 128; the router adds some."""
@@ -68,6 +68,8 @@ class BoundedConnection(HttpToolsProtocol, ABC):
         """Bytes of input that neither completed a head nor held any of a body."""
         self._answered = False
         """A refusal is written; what the application thinks of it does not matter any more."""
+        self._served: RequestResponseCycle | None = None
+        """The application's request that is being answered. `cycle` is the last that came."""
 
     # What is done with a request.
 
@@ -92,15 +94,19 @@ class BoundedConnection(HttpToolsProtocol, ABC):
         """Give up a body that does not come. False if nobody waits for it."""
 
     @abstractmethod
-    def _leave(self) -> None:
-        """Tell whoever prepares an answer that nobody waits for it any more."""
+    def _leave(self, status: int) -> None:
+        """Tell whoever prepares an answer that nobody waits for it any more.
+
+        Args:
+            status: what the client got instead; `GONE` if it has left.
+        """
 
     def abort(self) -> None:
         """Break the connection, so that what was sent cannot pass for a complete answer."""
         if self._answered:
             return
-        if isinstance(self.cycle, RequestResponseCycle):
-            self.cycle.disconnected = True
+        if self._served is not None:
+            self._served.disconnected = True
         if self.transport is not None:
             self.transport.abort()
 
@@ -118,10 +124,12 @@ class BoundedConnection(HttpToolsProtocol, ABC):
             self._deadline.within(self.limits.head_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        # What uvicorn tells: that of the application whose turn it is.
+        self.cycle = self._served  # type: ignore[assignment]  # none is as before the first
         super().connection_lost(exc)
         self.pipeline.clear()
         self._deadline.stop()
-        self._leave()
+        self._leave(GONE)
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
@@ -233,7 +241,7 @@ class BoundedConnection(HttpToolsProtocol, ABC):
             if isinstance(self.cycle, RequestResponseCycle):
                 self.cycle.disconnected = True
         self._answered = True
-        self._leave()
+        self._leave(problem.status)
         if not (quiet and self._in_body):
             # Else it was answered early, and what is written now would be another's answer.
             headers, body = encode(problem, new_correlation_id())

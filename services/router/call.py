@@ -216,13 +216,21 @@ class Call(ABC):
             self._connecting = None
             self._reused = False
             self.on_failure(failed.failure)
+        except Exception as error:  # noqa: BLE001 - it is told
+            self._connecting = None
+            self.crash(error)
         else:
             self._connecting = None
             self._on_connected(connection)
 
     @guarded
     def _on_connected(self, connection: Connection) -> None:
-        self._send(connection, monotonic())
+        if connection.usable:
+            self._send(connection, monotonic())
+        else:
+            # It was closed at once, as by an instance that has too many.
+            self._reused = False
+            self._fail("refused")
 
     def _send(self, connection: Connection, now: float) -> None:
         """Send the request, or begin to: the upload does what is left."""

@@ -16,14 +16,13 @@ is taken or made; the request is sent; the answer is passed on as it comes.
 
 import logging
 from time import monotonic
-from typing import Final
 
 from services.router.admission import Admitted, Head, too_large, too_slow
 from services.router.answer import AnswerHead
 from services.router.call import Call, guarded
 from services.router.client import Client
 from services.router.limits import REPLAY_BYTES, answer_deadline_s
-from services.router.problems import Problem
+from services.router.problems import GONE, Problem
 from services.router.reply import Reply, TooLong, write_problem
 from services.router.request import Request
 from services.router.retry import REASONS, Failure
@@ -31,9 +30,6 @@ from services.router.tracing import NO_PARENT, REQUEST_NAME, Trace, fresh_id
 from services.router.workings import Workings
 
 log = logging.getLogger(__name__)
-
-_GONE: Final = 499
-"""The status that is counted for a client that left before its answer, as nginx does."""
 
 
 class Invocation(Call):
@@ -192,13 +188,14 @@ class Invocation(Call):
             self._connection.resume_reading()
             self._connection.expect_within(self._silence_s)
 
-    def on_lost(self) -> None:
-        """Give up: the client has left, unless it was its connection that was broken off."""
+    def on_lost(self, status: int) -> None:
+        """Give up: the client has left, or was answered `status` without us."""
         if self.response_complete:
             return
-        self._workings.metrics.clients_gone += 1
+        if status == GONE:
+            self._workings.metrics.clients_gone += 1
         self._drop()
-        self._end(_GONE)
+        self._end(status)
 
     # What the upload calls.
 
@@ -300,7 +297,7 @@ class Invocation(Call):
     def break_off(self) -> None:
         """End an answer in the middle. Only a broken connection tells the client so."""
         self._client.abort()
-        self._end(_GONE if self._reply is None else self._reply.status)
+        self._end(GONE if self._reply is None else self._reply.status)
 
     def refuse(self, problem: Problem) -> None:
         """Answer `problem`; if an answer has begun, break it off."""
@@ -317,7 +314,7 @@ class Invocation(Call):
     # The end.
 
     def _finish(self, status: int, now: float) -> None:
-        """End: the answer is here whole."""
+        """End the call: its answer is here whole."""
         if self._timer is not None or self._upload is not None:
             self._put_away()
         candidate, self._candidate = self._candidate, None
@@ -329,13 +326,16 @@ class Invocation(Call):
     def _end(self, status: int) -> None:
         if not self.response_complete:
             self.response_complete = True
-            admitted = self._admitted
-            fleet = self._workings.state.nobody if admitted is None else admitted.fleet
-            fleet.count(status, monotonic() - self._began)
+            state, admitted = self._workings.state, self._admitted
+            fleet = None if admitted is None else state.fleets.get(admitted.function.key)
+            # That of a function which is gone is looked at by nobody.
+            (fleet or state.nobody).count(status, monotonic() - self._began)
 
     def crash(self, error: Exception) -> None:
         """Say that a step failed which must not."""
         fields = {"request_id": self.request_id}
         log.error("a request could not be served", exc_info=error, extra=fields)
-        if not self.response_complete:
+        if self.response_complete:
+            self._client.abort()
+        else:
             self.refuse(Problem(500, "the router failed; its log says how"))

@@ -46,7 +46,7 @@ from services.router.limits import Limits
 from services.router.metrics import Metrics
 from services.router.paths import BadPath, decode_path, host_name
 from services.router.pool import Pool
-from services.router.problems import Problem
+from services.router.problems import GONE, Problem
 from services.router.protocol import ClientConnection
 from services.router.relay import Relay, Send
 from services.router.retry import NOT_EXECUTED, cause_of, may_retry, problem_of
@@ -108,7 +108,7 @@ class Invocations:
         except asyncio.CancelledError:
             # The client left, or the time to drain is over: nobody waits for an answer.
             self._metrics.clients_gone += 1
-            reply.status = 499
+            reply.status = GONE
             client.abort()
         except Exception:
             log.exception("a request could not be served", extra={"request_id": trace.request_id})

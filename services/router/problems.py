@@ -9,6 +9,9 @@ import msgspec
 
 PROBLEM_TYPE: Final = "application/problem+json"
 
+GONE: Final = 499
+"""The status that is counted for a client that left before its answer, as nginx does."""
+
 _TITLES: Final = {
     400: "Bad request",
     401: "Authentication needed",

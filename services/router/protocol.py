@@ -63,9 +63,12 @@ class ClientConnection(BoundedConnection):
         self._lead: tuple[Admitted | None, bytes] = (None, b"")
         """What its requests begin with at an instance, as it was admitted."""
         self._free = False
-        """Nothing is under way, and the parser stands between two requests."""
+        """Nothing is under way, and the parser stands between two requests. `_rest` says so; it
+        ends with any byte, and with a request that begins behind another one in the same piece."""
         self._alone = False
         """What is under way is a known request, and nothing came since."""
+        self._unread = False
+        """The last answer is not sent yet, and nothing is begun before it is."""
 
     # What an invocation calls.
 
@@ -98,7 +101,7 @@ class ClientConnection(BoundedConnection):
         self.transport.write(
             b"".join((front, self._common_lines, REQUEST_NAME, request_id, _ENDS, data))
         )
-        if self._alone:
+        if self._alone and not self.flow.write_paused:
             self._turn = None
             self._rest(now)
         else:
@@ -116,9 +119,10 @@ class ClientConnection(BoundedConnection):
 
     def on_answered(self, keep_alive: bool, now: float) -> None:
         """Give its turn to the next request, or wait for it, or close."""
-        self._turn = None
-        waits = self._in_body or self._in_head or self.pipeline or self.flow.read_paused
-        if keep_alive and not waits and not self._close_next:
+        self._turn = self._served = None
+        flow = self.flow
+        waits = self._in_body or self._in_head or self.pipeline or flow.read_paused
+        if keep_alive and not (waits or flow.write_paused or self._close_next):
             self._rest(now)
             return
         if self.transport.is_closing():
@@ -127,7 +131,16 @@ class ClientConnection(BoundedConnection):
             if self._in_body:
                 self._close_softly()
             else:
+                self._deaf = True
+                # What a client does not read would keep the connection for ever.
+                self._deadline.within(self.limits.keep_alive_s)
                 self.transport.close()
+            return
+        if flow.write_paused:
+            # Else a client that asks and never reads would have all its answers held here.
+            self._unread = True
+            flow.pause_reading()
+            self._deadline.within(self.limits.keep_alive_s)
             return
         if self.flow.read_paused:
             self.flow.resume_reading()
@@ -137,8 +150,10 @@ class ClientConnection(BoundedConnection):
         elif self._in_body:
             # Answered early: the rest is read for a while, so that the answer gets through.
             self._deadline.within(LINGER_S)
-        else:
+        elif self._in_head:
             self._await_request()
+        else:
+            self._rest(now)
 
     # What the event loop calls.
 
@@ -150,11 +165,6 @@ class ClientConnection(BoundedConnection):
             trusted = self.workings.trusted
             self._origin = Origin(self.client[0], self.scheme or "http", trusted)
             self._free = not self._deaf
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if isinstance(self.cycle, Invocation):
-            self.cycle = None  # type: ignore[assignment]  # uvicorn would tell it as its own
-        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         workings = self.workings
@@ -190,12 +200,16 @@ class ClientConnection(BoundedConnection):
         super().resume_writing()
         if self._turn is not None:
             self._turn.on_client_writable()
+        elif self._unread:
+            self._unread = False
+            self.on_answered(keep_alive=True, now=monotonic())
 
     # What a request does, as far as it is bounded.
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._head = None
+        self._free = self._alone = False
 
     def _on_request(self) -> None:
         if self.workings is None or not self._invoke(self.workings):
@@ -227,10 +241,10 @@ class ClientConnection(BoundedConnection):
         cycle.on_stall()
         return True
 
-    def _leave(self) -> None:
+    def _leave(self, status: int) -> None:
         turn, self._turn = self._turn, None
         if turn is not None:
-            turn.on_lost()
+            turn.on_lost(status)
         if self.on_lost is not None:
             self.on_lost()
 
@@ -259,7 +273,7 @@ class ClientConnection(BoundedConnection):
             if not verdict.is_plain:
                 self._head = None
                 return False
-        quiet = self._is_quiet()
+        quiet = self._is_quiet() and not self._unread
         invocation = Invocation()
         invocation.prepare(workings, self, request, read_trace(self.headers), verdict)
         self.cycle = invocation  # type: ignore[assignment]  # it stands in for uvicorn's
@@ -297,6 +311,8 @@ class ClientConnection(BoundedConnection):
     def _rest(self, now: float) -> None:
         """Wait for the client's next request."""
         self._free = True
+        # What is answered would keep its body in memory until then.
+        self.cycle = None  # type: ignore[assignment]  # as before the first
         # `Deadline.until`, without the call: this is done for every request.
         # If the client has just left, `connection_lost` stops the clock.
         deadline = self._deadline
@@ -314,18 +330,22 @@ class ClientConnection(BoundedConnection):
             name == b"expect" and value.lower() == b"100-continue" for name, value in headers
         )
         self.scope["state"]["client"] = self
+        quiet = self._is_quiet()
         HttpToolsProtocol.on_headers_complete(self)
+        if quiet:
+            self._served = self.cycle
 
     # What uvicorn calls.
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         """Give a request its turn."""
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._answered:
             return
         if isinstance(cycle, Invocation):
             self._turn = cycle
             cycle.start()
         else:
+            self._served = cycle
             super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:

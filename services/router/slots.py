@@ -159,7 +159,7 @@ class Slots:
 
         Args:
             fleet: of the function that is called.
-            now: on the loop's clock.
+            now: of `monotonic` or of the loop, which may be a turn behind it.
             in_turn: it is for who has waited longest; else nobody may be waiting.
         """
         if not in_turn and self.lot.parked and self.lot.waiting(fleet.function):

@@ -234,11 +234,11 @@ class Client(ClientConnection):
         super().on_headers_complete()
 
     def data_received(self, data: bytes) -> None:
-        before = self.cycle
+        free = self._free
         super().data_received(data)
-        if self._alone and self.cycle is not before:
+        if free and self._alone and self._usual is not None:
             # Its head was known: the parser has not seen it.
-            self.methods.append(self.cycle._request.method.encode())
+            self.methods.append(self._usual.method.encode())
 
 
 class Stage:
