@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 DISTRIBUTION: Final = 50
-"""With so many samples a figure is a distribution, and drawn as one."""
+"""With so many samples a figure is a distribution, and drawn as one unless there are too many."""
 MANY: Final = 6
-"""More bars side by side need room for their names."""
+"""More bars side by side need room for their names; more curves in one place tell nothing."""
 CHARACTERS: Final = 36
 """More under an axis is set askew."""
 MAGNITUDES: Final = 50
@@ -47,7 +47,8 @@ def draw(result: Result, directory: Path, groups: Sequence[str] = ()) -> list[Pa
     drawing, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     flat = [one for row in axes for one in row]
     for axis, panel in zip(flat, panels, strict=False):
-        if all(len(s) >= DISTRIBUTION for f in panel for s in f.samples.values()):
+        each = [samples for figure in panel for samples in figure.samples.values()]
+        if len(panel) <= MANY and all(len(samples) >= DISTRIBUTION for samples in each):
             _curves(axis, panel)
         else:
             _bars(axis, panel)

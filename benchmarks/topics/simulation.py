@@ -38,7 +38,7 @@ from benchmarks.simulated import Heard, Offer, Offered
 
 PODS = 10
 ROUTERS = 4
-RATES = (250, 500, 1_000, 2_000, 4_000, 8_000)
+RATES = (250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000)
 LATE_MS = 250.0
 """A rate whose facts come later than this, at the 99th percentile, is too high."""
 DELIVERED_S = 60.0
