@@ -11,7 +11,7 @@ import msgspec
 from schemas.invocations import RESERVED_PATH
 from services.router.access.cors import is_preflight
 from services.router.asynchronous.identity import prefers_async
-from services.router.choice import Fleet
+from services.router.fleet import Fleet
 from services.router.framing import (
     BadRequest,
     Header,

@@ -17,9 +17,9 @@ from typing import Concatenate, ParamSpec, TypeVar
 from schemas.endpoints import Endpoint
 from services.router.admission import Admitted, Head
 from services.router.answer import AnswerHead
-from services.router.choice import Candidate, Cause
 from services.router.client import Client
 from services.router.coldstart import ColdStart, cold_start_event
+from services.router.fleet import Candidate, Cause
 from services.router.framing import chunk, with_token
 from services.router.limits import answer_deadline_s
 from services.router.pool import ConnectFailed

@@ -29,8 +29,8 @@ from services.router.asynchronous.door import Refusal, Reply
 from services.router.asynchronous.identity import prefers_async
 from services.router.attempt import Attempts, Outcall
 from services.router.body import BodyRefused, Receive, RequestBody
-from services.router.choice import Cause
 from services.router.exchange import CallFailed
+from services.router.fleet import Cause
 from services.router.framing import (
     BadRequest,
     Forwarding,

@@ -9,7 +9,7 @@ from prometheus_client.core import (
     Metric,
 )
 
-from services.router.choice import Fleet
+from services.router.fleet import Fleet
 from services.router.tally import BUCKETS_S
 
 

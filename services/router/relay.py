@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from services.router.asynchronous.door import Reply
-from services.router.choice import Fleet
 from services.router.exchange import Exchange
+from services.router.fleet import Fleet
 from services.router.framing import Answer, Header
 from services.router.limits import Limits
 from services.router.problems import Problem, encode

@@ -11,7 +11,7 @@ There a safe method (RFC 9110, section 9.2.1) is sent again.
 
 from typing import Final, Literal
 
-from services.router.choice import Cause
+from services.router.fleet import Cause
 from services.router.problems import Problem
 
 Failure = Literal[

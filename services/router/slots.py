@@ -21,9 +21,6 @@ from schemas.control import DemandMet, DemandRefused, DemandRequest
 from schemas.events import Event, new_event
 from services.router.choice import (
     FOREVER,
-    Candidate,
-    Cause,
-    Fleet,
     Shortage,
     choose,
     eject,
@@ -33,6 +30,7 @@ from services.router.choice import (
 )
 from services.router.coldstart import ColdStart
 from services.router.demand import Ask
+from services.router.fleet import Candidate, Cause, Fleet
 from services.router.metrics import Metrics
 from services.router.parking import Lot
 from services.router.problems import Problem

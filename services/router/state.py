@@ -21,7 +21,8 @@ from schemas.active import Active, ActiveFunction, ActiveRoute, ActiveSubscripti
 from schemas.endpoints import Endpoint
 from schemas.pods import PodFact
 from schemas.specs import Asynchronous, Interface, SubscriptionSpec
-from services.router.choice import FOREVER, Candidate, Ejection, Fleet
+from services.router.choice import FOREVER, Ejection
+from services.router.fleet import Candidate, Fleet
 from services.router.table import NOBODY, Key, Route, Table, compact
 
 _REMEMBERED: Final = 65_536
@@ -143,10 +144,10 @@ class State:
         self._of_pod.setdefault(endpoint.pod, set()).add(candidate)
         return True
 
-    def withdraw(self, function: Key, instance: str) -> Candidate | None:
-        """Take an instance out for good. Returns what it was, for its connections' sake."""
+    def withdraw(self, function: Key, instance: str) -> None:
+        """Take an instance out for good. What it is doing goes on."""
         self.withdrawn.add(instance)
-        return self._remove(function, instance)
+        self._remove(function, instance)
 
     def kill_pod(self, uid: str) -> list[Candidate]:
         """Take out every endpoint of a pod that is dead."""
@@ -166,15 +167,14 @@ class State:
             endpoint = candidate.endpoint
             self.withdraw((endpoint.namespace, endpoint.function), endpoint.instance)
 
-    def _remove(self, function: Key, instance: str) -> Candidate | None:
+    def _remove(self, function: Key, instance: str) -> None:
         fleet = self.fleets.get(function)
         candidate = fleet.find(instance) if fleet is not None else None
         if fleet is None or candidate is None:
-            return None
+            return
         fleet.candidates.remove(candidate)
         self.dismiss(fleet)
         self._unlink(candidate)
-        return candidate
 
     def dismiss(self, fleet: Fleet) -> None:
         """Forget a fleet that nothing stands for any more."""

@@ -196,7 +196,8 @@ class Connection(asyncio.Protocol):
             if head is None or not data.startswith(head.raw):
                 head = self._known.get(data[: data.find(END) + len(END)])
             if head is not None and len(data) == head.size:
-                # A whole answer. The parser stands between two of them, and stays there.
+                # A whole answer, of an instance that keeps the connection (see `_learn`). The
+                # parser stands between two of them, and stays there.
                 self._usual = head
                 self._receiver = None
                 if self._request_sent:
@@ -330,8 +331,7 @@ class Connection(asyncio.Protocol):
         if self._broken or not (self._request_sent and self._keep_alive):
             self.close()
             return
-        if self._status:
-            self._forget_answer()
+        self._forget_answer()
         self.reused = True
         self._home.put(self)
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Final
 
 from schemas.invocations import Answer, Fields, Invocation
-from services.router.choice import Cause
 from services.router.exchange import CallFailed, Exchange
+from services.router.fleet import Cause
 from services.router.framing import (
     Answer as Head,
 )

@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 from schemas.endpoints import Endpoint
 from services.router.choice import (
     FOREVER,
-    Candidate,
-    Fleet,
     choose,
     eject,
     next_return,
     shortage,
     silent_instances,
 )
+from services.router.fleet import Candidate, Fleet
 
 NOW = 100.0
 TIME = datetime(2026, 1, 1, tzinfo=UTC)
