@@ -1,9 +1,9 @@
 """What is kept of an asynchronous invocation: the request, its attempts, and how it ended.
 
 An invocation is accepted when INVOCATIONS has stored it. From then on it is in
-exactly one of three places until somebody says otherwise: in the queue, ended in
-RESULTS (done, or cancelled), or in DEAD. Its id is its name in all three, so
-writing it twice is writing it once.
+exactly one of three places: in the queue, ended in RESULTS (done, or cancelled), or
+in DEAD, where it stays for its time, or until somebody says otherwise. Its id is its
+name in all three, so writing it twice is writing it once.
 """
 
 import hashlib

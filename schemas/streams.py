@@ -210,8 +210,8 @@ DEAD: Final = Stream(
     name="DEAD",
     template=subjects.DEAD,
     message=invocations.DeadLetter,
-    description="Asynchronous invocations that are not tried again, kept until somebody decides."
-    " Each message expires.",
+    description="Asynchronous invocations that are not tried again, kept until somebody decides,"
+    " or until their time is over: each message may expire.",
     writer="router",
     readers=("router", "people"),
     max_msgs_per_subject=1,

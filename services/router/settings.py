@@ -51,6 +51,6 @@ class RouterSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown_
     async_answer_bytes: Annotated[int, Meta(ge=0, le=64 * 1024 * 1024)] = 512 * 1024
     """How much of an answer is stored. It must fit into a message of NATS in base64."""
     dead_letter_s: Annotated[float, Meta(ge=0, le=100 * 365 * 86_400)] = 14 * 86_400
-    """How long a dead letter is kept; 0 is until somebody decides."""
+    """How long a dead letter is kept unless somebody decides before; 0 is for ever."""
     async_concurrency: Count = 256
     """Stored invocations that this router runs at once, of all functions together."""

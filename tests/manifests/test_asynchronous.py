@@ -41,7 +41,7 @@ async def test_calls_go_through_the_queue_and_people_decide_about_the_dead(each:
         each.user("people") as (people, _),
     ):
         await enqueue(scheduler, CALL)
-        store = Store(router)
+        store = Store(router, 0.0)
         await store.provide_consumer("default", "f", Lease(30.0, 4))
         (consumer,) = await router.js.consumers_info("INVOCATIONS")
         assert consumer.num_pending == 1
@@ -76,7 +76,7 @@ async def test_a_router_cancels_and_prunes_with_the_rights_that_it_has(each: Ser
         each.user("people") as (people, _),
     ):
         await enqueue(scheduler, CALL)
-        store = Store(router)
+        store = Store(router, 0.0)
         cancellations = Cancellations(
             router, store, lambda _: None, AsyncMetrics(), lambda _: None,
             functools.partial(broadcast.tell, router),
@@ -128,7 +128,7 @@ async def test_a_subscription_that_nats_denies_is_told_of(one: Servers) -> None:
     async with one.user("router") as (router, _):
         metrics = AsyncMetrics()
         subscriptions = Subscriptions(
-            router, Store(router), Room(router), wanted, metrics, told.put_nowait,
+            router, Store(router, 0.0), Room(router), wanted, metrics, told.put_nowait,
             lambda _: None, lambda: 1024,
         )  # fmt: skip
         running = asyncio.create_task(subscriptions.run())

@@ -39,11 +39,13 @@ async def hearing(bus: Bus, interruptions: Interruptions) -> AsyncIterator[None]
 
     async def take(msg: Msg) -> None:
         tokens = INTERRUPTS.parse(msg.subject)
-        with contextlib.suppress(*UNREADABLE):
+        try:
             told = msgspec.json.decode(msg.data, type=Interrupt)
-            if tokens is not None:
-                name = (tokens["namespace"], tokens["function"], tokens["id"])
-                interruptions.interrupt(name, told.run)
+        except UNREADABLE:
+            return
+        if tokens is not None:
+            name = (tokens["namespace"], tokens["function"], tokens["id"])
+            interruptions.interrupt(name, told.run)
 
     subscription = await bus.nc.subscribe(INTERRUPTS.wildcard, cb=take)
     try:

@@ -3,7 +3,11 @@
 Whether an attempt is under way is what the result says, and a router changes
 that word only if it is still the last one, as we do here: so either we were
 first, and no attempt begins, or it was: then we leave a note that it reads when
-the attempt is over, and tell every router, one of which ends it.
+the attempt is over, and tell every router, one of which ends it. They are told in
+either case: a router that was cut off for longer than its lease may still be at an
+attempt that the last word does not speak of. If that one does not hear, it finds
+that there is an end already, and what it comes to counts no more.
+
 The message leaves the queue after the word is stored. If it does not, whoever
 gets it finds the word, and runs nothing.
 """
@@ -103,6 +107,7 @@ class Cancellations:
         await self._store.put_result(cancelled, ttl_s + MEMORY_S, sequence)
         self._metrics.ended(cancelled, "cancelled")
         self._emit(event_of(cancelled, "invocation-cancelled", CANCELLED))
+        await self._interrupt(name, known.run)
         try:
             await self._store.remove_queued(name, known.run)
         except BusError as error:

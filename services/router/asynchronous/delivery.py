@@ -32,7 +32,7 @@ from schemas.unreadable import UNREADABLE
 from services.bus.errors import BusUnavailable, Conflict
 from services.router.asynchronous import policy
 from services.router.asynchronous.attempting import Outcome, Runner, attempt
-from services.router.asynchronous.ending import Endings, Places, Send
+from services.router.asynchronous.ending import Endings, Ends, Send
 from services.router.asynchronous.interruption import Interruption, Interruptions
 from services.router.asynchronous.metrics import AsyncMetrics
 from services.router.asynchronous.policy import Again, Cancelled, Dead, Done
@@ -48,6 +48,19 @@ _ACK_TRIES: Final = 60
 T = TypeVar("T")
 Found = tuple[Result, int] | None
 """The last word about an invocation, and its sequence."""
+
+
+class Places(Ends, Protocol):
+    """Where invocations are kept; `Store` has the real ones."""
+
+    async def result_at(self, name: Name) -> tuple[Result, int] | None:
+        """Return how far one is, and the sequence of that word."""
+
+    async def dead(self, name: Name) -> DeadLetter | None:
+        """Return a dead letter."""
+
+    async def put_dead(self, letter: DeadLetter) -> None:
+        """Store a dead letter."""
 
 
 class Delivered(Protocol):
@@ -159,7 +172,8 @@ class Deliveries:
                 return None
             if number > rules.retry.attempts:
                 # The last attempt was under way when its router ended.
-                return await self._settle(invocation, Outcome(before[-1], None), before, rules)
+                lost = Outcome(before[-1], None)
+                return await self._settle(invocation, lost, before, rules, interruption)
             running = result_of(
                 invocation, "running", datetime.now(UTC), before,
                 message=f"attempt {number} is under way",
@@ -169,7 +183,8 @@ class Deliveries:
                 break
             found = await self._recall(self._store.result_at, invocation)
         outcome = await attempt(self._runner, invocation, function, number, interruption)
-        return await self._settle(invocation, outcome, (*before, outcome.attempt), rules)
+        attempts = (*before, outcome.attempt)
+        return await self._settle(invocation, outcome, attempts, rules, interruption)
 
     async def _settle(
         self,
@@ -177,20 +192,20 @@ class Deliveries:
         outcome: Outcome,
         attempts: tuple[Attempt, ...],
         rules: Asynchronous,
+        interruption: Interruption,
     ) -> float | None:
         attempt = outcome.attempt
-        self._metrics.attempted(invocation, attempt)
+        self._metrics.attempted(invocation, attempt, interrupted=interruption.asked)
         chance = random.random()  # noqa: S311 - jitter
         while True:
-            found: Found = None
-            if attempt.outcome != "done":
-                found = await self._recall(self._store.result_at, invocation)
-                if _has_ended(found, invocation):
-                    # A server that was killed may have forgotten that it had delivered a message,
-                    # and a lease may have run out: two attempts were under way.
-                    return None
+            found = await self._recall(self._store.result_at, invocation)
+            if _has_ended(found, invocation):
+                # A server that was killed may have forgotten that it had delivered a message, and a
+                # lease may have run out: two attempts were under way, and the first end stands.
+                return None
             now = datetime.now(UTC)
-            unwanted = found is not None and found[0].unwanted
+            # Who was told may not find the note: NATS may have lost it.
+            unwanted = interruption.asked or (found is not None and found[0].unwanted)
             verdict = policy.judge(attempt, rules.retry, chance, unwanted=unwanted)
             match verdict:
                 case Done():

@@ -15,28 +15,19 @@ from services.router.asynchronous import outlet
 from services.router.asynchronous.metrics import AsyncMetrics
 from services.router.asynchronous.outlet import Message
 from services.router.asynchronous.report import event_of, result_of, sentence
-from services.router.asynchronous.store import Name, until_stored
+from services.router.asynchronous.store import until_stored
 
 Send = Callable[[Message], Awaitable[None]]
 
 
-class Places(Protocol):
-    """Where invocations are kept; `Store` has the real ones."""
+class Ends(Protocol):
+    """Where ends are written, and what follows them; `Store` has the real ones."""
 
     async def enqueue(self, invocation: Invocation) -> None:
         """Store one on the queue."""
 
-    async def result_at(self, name: Name) -> tuple[Result, int] | None:
-        """Return how far one is, and the sequence of that word."""
-
-    async def dead(self, name: Name) -> DeadLetter | None:
-        """Return a dead letter."""
-
     async def put_result(self, result: Result, ttl_s: float, expected: int | None = None) -> None:
         """Say how far one is; Conflict if the last word is not the `expected` one."""
-
-    async def put_dead(self, letter: DeadLetter) -> None:
-        """Store a dead letter."""
 
 
 class Endings:
@@ -44,7 +35,7 @@ class Endings:
 
     def __init__(
         self,
-        store: Places,
+        store: Ends,
         send: Send,
         metrics: AsyncMetrics,
         emit: Callable[[Event], None],

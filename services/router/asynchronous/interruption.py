@@ -23,14 +23,14 @@ class Interruption:
     """Whether one attempt is to end. It is asked for at any time, and stays so."""
 
     def __init__(self) -> None:
-        self._asked = False
+        self.asked = False
         self._scope: asyncio.Timeout | None = None
 
     def ask(self) -> None:
         """End what runs, or what will."""
-        if self._asked:
+        if self.asked:
             return
-        self._asked = True
+        self.asked = True
         if self._scope is not None:
             self._scope.reschedule(asyncio.get_running_loop().time())
 
@@ -40,7 +40,7 @@ class Interruption:
         Raises:
             Interrupted: it was.
         """
-        if self._asked:
+        if self.asked:
             call.close()
             raise Interrupted
         try:
@@ -48,7 +48,7 @@ class Interruption:
             async with asyncio.timeout(None) as self._scope:
                 return await call
         except TimeoutError:
-            if self._asked:
+            if self.asked:
                 raise Interrupted from None
             raise
         finally:

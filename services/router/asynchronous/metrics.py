@@ -42,9 +42,11 @@ class AsyncMetrics:
         """Count one that was not."""
         _REFUSED.labels(str(status)).inc()
 
-    def attempted(self, invocation: Invocation, attempt: Attempt) -> None:
-        """Count an attempt."""
-        _ATTEMPTS.labels(invocation.namespace, invocation.function, attempt.outcome).inc()
+    def attempted(self, invocation: Invocation, attempt: Attempt, *, interrupted: bool) -> None:
+        """Count an attempt. That somebody had it ended is no failure of the function."""
+        ended = interrupted and attempt.outcome == "failed"
+        outcome = "cancelled" if ended else attempt.outcome
+        _ATTEMPTS.labels(invocation.namespace, invocation.function, outcome).inc()
         _SECONDS.observe(attempt.duration_ms / 1000)
 
     def ended(self, invocation: Invocation | Result, state: str) -> None:

@@ -1,4 +1,7 @@
-"""What an attempt came to, as it is told: attempts, results, dead letters and events. Pure."""
+"""What an attempt came to, as it is told: attempts, results, dead letters and events.
+
+Pure, but that an event gets the time and an id of its own.
+"""
 
 from datetime import datetime
 

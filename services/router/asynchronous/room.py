@@ -2,8 +2,8 @@
 
 What is accepted must be able to come to its end. So nothing more is accepted
 when the streams that hold the ends are nearly full: what is left in them is for
-what was accepted before. Results expire and dead letters are pruned, and then it
-goes on by itself.
+what was accepted before. Results and dead letters expire, dead letters are pruned,
+and then it goes on by itself.
 """
 
 import asyncio

@@ -52,8 +52,8 @@ def consumer_name(namespace: str, function: str) -> str:
 class Store:
     """Reads and writes invocations."""
 
-    def __init__(self, bus: Bus, dead_letter_s: float = 0.0) -> None:
-        """Take a connection, and how long dead letters are kept; 0 is until somebody decides."""
+    def __init__(self, bus: Bus, dead_letter_s: float) -> None:
+        """Take a connection, and how long dead letters are kept; 0 is for ever."""
         self._bus = bus
         self._dead_letter_s = dead_letter_s
 

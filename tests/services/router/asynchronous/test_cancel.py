@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from schemas import subjects
-from schemas.invocations import CancelReply, CancelRequest, Result
+from schemas.invocations import CancelReply, CancelRequest, Interrupt, Result
 from schemas.specs import Destination, Retry
 from tests.services.router.asynchronous.calls import accepted, dead_letters, ended, ready, told
 from tests.services.router.clients import Response, eventually
@@ -22,6 +22,20 @@ async def cancel(router: Router, location: str) -> Response:
 
 async def queued(platform: Platform) -> int:
     return int((await platform.js.stream_info("INVOCATIONS")).state.messages)
+
+
+async def is_empty(platform: Platform) -> bool:
+    return await queued(platform) == 0
+
+
+async def say(platform: Platform, location: str, **changes: object) -> None:
+    """Change the word about an invocation that runs, as another router would."""
+    subject = location.replace("/.wasmfn/invocations/", "wasmfn.results.").replace("/", ".")
+    raw = await platform.js.get_last_msg("RESULTS", subject)
+    word = msgspec.json.decode(raw.data or b"", type=Result)
+    assert word.state == "running"
+    changed = msgspec.structs.replace(word, **changes)
+    await platform.js.publish(subject, msgspec.json.encode(changed))
 
 
 class Gate:
@@ -111,11 +125,10 @@ async def test_an_attempt_under_way_is_ended_and_nothing_follows(
     assert end["state"] == "cancelled"
     assert [(a["status"], a["outcome"]) for a in end["attempts"]] == [(499, "failed")]
     assert "its call was ended" in end["attempts"][0]["error"]
-
-    async def empty() -> bool:
-        return await queued(platform) == 0
-
-    await eventually(empty)
+    counted = 'async_attempts_total{function="f",namespace="default",outcome="%s"}'
+    assert await router.metric(counted % "cancelled") == 1
+    assert await router.metric(counted % "failed") == 0
+    await eventually(lambda: is_empty(platform))
     assert (await cancel(router, location)).status == 409
     assert len(platform.instances[0].calls) == 1
     assert await dead_letters(platform) == []
@@ -163,17 +176,73 @@ async def test_an_attempt_that_nobody_told_ends_by_itself_and_is_the_last(
     location = await accepted(router)
     await gate.has_begun()
     # As a router does that loses NATS before it can tell the others.
-    subject = location.replace("/.wasmfn/invocations/", "wasmfn.results.").replace("/", ".")
-    raw = await platform.js.get_last_msg("RESULTS", subject)
-    word = msgspec.json.decode(raw.data or b"", type=Result)
-    assert word.state == "running"
-    unwanted = msgspec.structs.replace(word, unwanted=True)
-    await platform.js.publish(subject, msgspec.json.encode(unwanted))
+    await say(platform, location, unwanted=True)
     gate.open.set()
     end = await ended(router, location)
     assert (end["state"], len(end["attempts"])) == (state, 1)
     assert len(platform.instances[0].calls) == 1
     assert await dead_letters(platform) == []
+    assert heard.empty()
+
+
+async def test_an_attempt_that_outlived_its_lease_is_ended_though_another_one_failed(
+    platform: Platform,
+) -> None:
+    begun, left = asyncio.Event(), asyncio.Event()
+
+    async def hangs(call: Call) -> None:
+        await call.read_body()
+        begun.set()
+        assert await call.peer.reader.read() == b""
+        left.set()
+
+    router = await ready(platform, hangs, timeout_s=300.0)
+    location = await accepted(router)
+    async with asyncio.timeout(30):
+        await begun.wait()
+    # As another router does, whose attempt beside this one has failed.
+    await say(platform, location, state="retrying")
+    assert (await cancel(router, location)).status == 200
+    async with asyncio.timeout(60):
+        await left.wait()
+    await eventually(lambda: is_empty(platform))
+    assert (await told(router, location))["state"] == "cancelled"
+    assert await dead_letters(platform) == []
+
+
+async def test_a_success_that_comes_after_the_end_changes_nothing(platform: Platform) -> None:
+    gate = Gate()
+    router = await ready(platform, gate, on_success=Destination(subject="shop.done"))
+    heard: asyncio.Queue[object] = asyncio.Queue()
+    await platform.nc.subscribe("shop.done", cb=heard.put)
+    location = await accepted(router)
+    await gate.has_begun()
+    # As a router does that cannot reach the one whose attempt this is.
+    await say(platform, location, state="cancelled")
+    gate.open.set()
+    await eventually(lambda: is_empty(platform))
+    assert (await told(router, location))["state"] == "cancelled"
+    await platform.nc.flush()
+    assert heard.empty()
+
+
+async def test_who_is_told_needs_no_note_to_end_without_a_dead_letter(platform: Platform) -> None:
+    gate = Gate()
+    failed = Destination(subject="shop.failed")
+    router = await ready(platform, gate, on_failure=failed)
+    heard: asyncio.Queue[object] = asyncio.Queue()
+    await platform.nc.subscribe("shop.failed", cb=heard.put)
+    location = await accepted(router)
+    await gate.has_begun()
+    # As if NATS had lost the word by the time that the router looks.
+    await platform.js.purge_stream("RESULTS")
+    namespace, function, number = location.split("/")[-3:]
+    subject = subjects.INTERRUPTS.subject(namespace=namespace, function=function, id=number)
+    await platform.nc.publish(subject, msgspec.json.encode(Interrupt(1)))
+    await eventually(lambda: is_empty(platform))
+    assert (await told(router, location))["state"] == "cancelled"
+    assert await dead_letters(platform) == []
+    await platform.nc.flush()
     assert heard.empty()
 
 
@@ -221,10 +290,6 @@ async def test_a_cancelled_call_that_is_still_queued_is_not_run(platform: Platfo
     # As if the router had died before it took the message away.
     await platform.js.publish(subject, raw.data or b"")
     gate.open.set()
-
-    async def empty() -> bool:
-        return await queued(platform) == 0
-
-    await eventually(empty)
+    await eventually(lambda: is_empty(platform))
     assert len(platform.instances[0].calls) == 1
     assert (await told(router, location))["state"] == "cancelled"

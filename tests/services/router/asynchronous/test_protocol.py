@@ -208,10 +208,22 @@ class Protocol(RuleBasedStateMachine):
             self.memory.steps_left = None
 
     @precondition(lambda self: self.memory.messages)
-    @rule(data=st.data(), first=STATUSES, second=STATUSES)
-    def deliver_twice(self, data: Any, first: int, second: int) -> None:
-        """A killed server has forgotten a delivery: the slower attempt ends last."""
-        message = self.memory.messages[data.draw(st.sampled_from(sorted(self.memory.messages)))]
+    @rule(
+        data=st.data(),
+        first=STATUSES,
+        second=STATUSES,
+        cancels=st.booleans(),
+        deaf=st.booleans(),
+    )
+    def deliver_twice(self, data: Any, first: int, second: int, cancels: bool, deaf: bool) -> None:
+        """A killed server has forgotten a delivery, or a lease is over: the slower one ends last.
+
+        Somebody may cancel when only the faster one has ended.
+        """
+        subject = data.draw(st.sampled_from(sorted(self.memory.messages)))
+        name = subject.rpartition(".")[2]
+        message = self.memory.messages[subject]
+        self.deaf = deaf
         message.number += 1
         self.forgotten += 1
 
@@ -224,8 +236,17 @@ class Protocol(RuleBasedStateMachine):
                 await asyncio.sleep(0)
             self.function.slow = None
             await self.deliveries.carry(message, self.f, 60.0, turn)
+            if cancels:
+                await self._cancel(name)
+                for _ in range(0 if deaf else 20):
+                    await asyncio.sleep(0)
+                # Of what had ended before nobody is told.
+                assert deaf or slow.done() or self.memory.results[name].state != "cancelled"
+            ended, sent = self.memory.results[name], len(self.memory.sent)
             over.set()
             await slow
+            if ended.state in ("done", "dead", "cancelled"):
+                assert (self.memory.results[name], len(self.memory.sent)) == (ended, sent)
 
         asyncio.run(both())
 
