@@ -214,14 +214,15 @@ class Child:
 
     def _check_drained(self) -> None:
         now = time.monotonic()
-        if not self._service.quiet():
+        quiet = self._service.quiet()
+        if not quiet:
             self._linger_until = now + DRAIN_LINGER_S
-        elif now >= (self._linger_until if self._service.connections else self._unheard_until):
+        over = self._linger_until if self._service.connections else self._unheard_until
+        if now >= self._drain_until or (quiet and now >= over):
             # Refused is better than cut, and the end of a process takes its time.
             self._listener.close()
-            end(self._inherited, "drained")
-        if now >= self._drain_until:
-            end(self._inherited, "drained, with requests still in flight at the deadline")
+            cut = "" if quiet else ", with requests still in flight at the deadline"
+            end(self._inherited, f"drained{cut}")
         self._loop.call_later(_DRAIN_CHECK_S, self._check_drained)
 
     def _stuck(self) -> NoReturn:

@@ -51,6 +51,8 @@ def test_a_drain_deadline_ends_even_an_endless_request(keeper: Any) -> None:
     watch = keeper.watch()
     with contextlib.closing(loaded.connect()) as connection:
         connection.request("POST", "/", b"", {"x-wasmfn-instance": loaded.token})
+        while not keeper.in_flight(loaded.instance):
+            pass
         keeper.unload(loaded.instance, "drain", deadline_s=0.2)
         assert "deadline" in watch.gone(loaded.instance)
     watch.close()
