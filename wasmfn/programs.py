@@ -28,11 +28,14 @@ _MARGIN_S: Final = 4.0
 """What a service needs to end once its own grace is over."""
 _OTHERS_NATS_S: Final = 3.0
 _PASSED_ON: Final = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONUSERBASE")
-_PASSED_TO_BUILDER: Final = (
-    "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
-    "SSL_CERT_FILE", "SSL_CERT_DIR", "REGISTRY_AUTH_FILE", "DOCKER_CONFIG",
-)  # fmt: skip
-"""For the registries that images are pulled from."""
+_PASSED_TO: Final[Mapping[str, tuple[str, ...]]] = {
+    # For the registries that images are pulled from.
+    "builder": (
+        "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
+        "SSL_CERT_FILE", "SSL_CERT_DIR", "REGISTRY_AUTH_FILE", "DOCKER_CONFIG",
+    ),
+    "router": ("WASMFN_ROUTER_DEAD_LETTER_S",),
+}  # fmt: skip
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,7 +97,7 @@ def service_programs(place: Place, notify: str, environ: Mapping[str, str]) -> l
         Program(
             name=name,
             command=(sys.executable, "-P", "-m", f"services.{name}"),
-            environment=_environment(environ, _PASSED_TO_BUILDER if name == "builder" else ())
+            environment=_environment(environ, _PASSED_TO.get(name, ()))
             | _variables(name, _connection(place) | given)
             | {"NOTIFY_SOCKET": notify},
             log=layout.logs / f"{name}.log",

@@ -48,6 +48,14 @@ def test_nobody_is_given_the_users_environment():
         assert ("HTTPS_PROXY" in program.environment) == (program.name == "builder")
 
 
+def test_the_router_alone_is_told_how_long_dead_letters_are_kept():
+    environ = ENVIRON | {"WASMFN_ROUTER_DEAD_LETTER_S": "3600", "WASMFN_ROUTER_GRACE_S": "99"}
+    for program in service_programs(PLACE, "@n", environ):
+        told = program.environment.get("WASMFN_ROUTER_DEAD_LETTER_S")
+        assert told == ("3600" if program.name == "router" else None)
+        assert program.environment.get("WASMFN_ROUTER_GRACE_S") != "99"
+
+
 def test_only_those_who_sign_are_given_a_private_key():
     private = {
         name: {v for v in program.environment.values() if v.endswith(".key")}
