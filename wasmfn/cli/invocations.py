@@ -32,8 +32,9 @@ def invocations() -> None:
     """Invocations that nobody waits for: list, get, wait, cancel, redrive, prune.
 
     One that was accepted is in the queue (accepted, running, or retrying), and
-    in the end done, cancelled, or dead. The dead are kept until somebody
-    decides: `redrive` sends them back, `prune` throws old ones away.
+    in the end done, cancelled, or dead. The dead are kept until somebody decides,
+    for 14 days unless the router was told another time: `redrive` sends them back,
+    `prune` throws old ones away.
 
     Examples:
       wasmfn invoke sort 3 1 2 --async
