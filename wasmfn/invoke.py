@@ -8,7 +8,7 @@ import http.client
 import time
 from collections.abc import Mapping, Sequence
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
@@ -19,8 +19,9 @@ from wasmfn.errors import MissingError, RejectedError, UnreachableError
 from wasmfn.objects import Key, Object, routes_to
 
 _MAX_ANSWER_BYTES: Final = 512 * 1024 * 1024
-_MARGIN_S: Final = 60.0
-"""What the platform may take besides the run itself: a place, an image, a new pod."""
+_MARGIN_S: Final = 120.0
+"""What the platform may take besides the run itself: a place, an image, a new pod. Well above the
+30 s that a router parks a request for, since an operator may have it park longer."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -81,7 +82,9 @@ def call(
     link = (http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection)(
         parts.netloc, timeout=timeout_s
     )
-    path = parts.path.rstrip("/") + str(route.path if route.path is not None else route.prefix)
+    path = parts.path.rstrip("/") + quote(
+        str(route.path if route.path is not None else route.prefix)
+    )
     begin = time.monotonic()
     try:
         link.request(method, path, body if method != "GET" else None, dict(headers))
@@ -114,13 +117,27 @@ def credentials(route: RouteSpec, environ: Mapping[str, str]) -> dict[str, str]:
     """Return the headers that say who calls, if the environment has what `route` asks for.
 
     From WASMFN_API_KEY or WASMFN_TOKEN: a command line can be read by everybody.
+
+    Raises:
+        RejectedError: what is there cannot be sent.
     """
     match route.authentication:
-        case ApiKeys(header=header) if key := environ.get("WASMFN_API_KEY", "").strip():
+        case ApiKeys(header=header) if key := _secret("WASMFN_API_KEY", environ):
             return {header: key}
-        case Jwt() if token := environ.get("WASMFN_TOKEN", "").strip():
+        case Jwt() if token := _secret("WASMFN_TOKEN", environ):
             return {"authorization": f"Bearer {token}"}
     return {}
+
+
+def _secret(variable: str, environ: Mapping[str, str]) -> str:
+    """Return a secret of the environment that fits into a header; it is shown in no error."""
+    value = environ.get(variable, "").strip()
+    if not (value.isascii() and value.isprintable()):
+        raise RejectedError(
+            f"{variable} holds a line break or another character that is not printable ASCII, and"
+            " such a thing is no key or token; set it to that alone"
+        )
+    return value
 
 
 def callable_route(function: Key, routes: Sequence[Object]) -> tuple[RouteSpec, str]:

@@ -56,6 +56,17 @@ def test_each_verb_explains_itself_with_an_example_that_begins_like_it(
             assert option.help, option.name
 
 
+def test_no_option_of_an_update_names_a_default_which_it_would_not_set() -> None:
+    helps = [
+        option.help or ""
+        for path, command in LEAVES
+        for option in command.params
+        if path[-1] == "update" and isinstance(option, click.Option)
+    ]
+    assert any("[default if new: 60s]" in text for text in helps)
+    assert not any("[default: " in text for text in helps)
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_table_of_verbs_says_what_the_verbs_say(verb: str) -> None:
     command = root.get_command(click.Context(root), verb)
@@ -106,6 +117,7 @@ def test_help_lists_every_verb_and_the_exit_codes() -> None:
         (["deploy", "/etc/hostname", "--secret", "A"], 2, "VARIABLE=secret/key"),
         (["route", "create", "--function", "f"], 2, "give --url or --prefix"),
         (["route", "create", "--function", "f", "--url", "x"], 2, "must begin with a slash"),
+        (["invoke", "f", "--async", "--idempotency-key", "a\nb"], 2, "visible ASCII"),
         (["fn", "list"], 3, "start one with `wasmfn up`"),
         (["fn", "list", "--nats", "nats://127.0.0.1:1"], 3, "does not answer"),
         (["fn", "list", "--nats", "::::"], 3, "no address of a NATS server"),

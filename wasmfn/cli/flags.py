@@ -67,36 +67,40 @@ _OPTIONS: Final = (
     click.option(
         "--interface",
         type=click.Choice(["args", "stdin", "wagi"]),
-        help="How a request becomes a call.  [default: args]",
+        help="How a request becomes a call.  [default if new: args]",
     ),
-    click.option("--timeout", type=SPAN, help="Most time of one call.  [default: 60s]"),
-    click.option("--memory", type=SIZE, help="Most memory of one call.  [default: 128MiB]"),
+    click.option("--timeout", type=SPAN, help="Most time of one call.  [default if new: 60s]"),
+    click.option("--memory", type=SIZE, help="Most memory of one call.  [default if new: 128MiB]"),
     click.option(
-        "--concurrency", type=int, help="Calls at once in each process.  [default: 16]"
+        "--concurrency", type=int, help="Calls at once in each process.  [default if new: 16]"
     ),
-    click.option("--processes", type=int, help="Processes of an instance.  [default: 1]"),
-    click.option("--min-instances", type=int, help="Keep so many running.  [default: 0]"),
-    click.option("--max-instances", type=int, help="Never run more.  [default: 10]"),
+    click.option("--processes", type=int, help="Processes of an instance.  [default if new: 1]"),
+    click.option("--min-instances", type=int, help="Keep so many running.  [default if new: 0]"),
+    click.option("--max-instances", type=int, help="Never run more.  [default if new: 10]"),
     click.option(
-        "--idle-timeout", type=SPAN, help="Stop an instance unused for so long.  [default: 2m]"
+        "--idle-timeout",
+        type=SPAN,
+        help="Stop an instance unused for so long.  [default if new: 2m]",
     ),
     click.option(
         "--isolation",
         type=click.Choice(["process", "pod"]),
-        help="What it has to itself.  [default: process]",
+        help="What it has to itself.  [default if new: process]",
     ),
     click.option(
         "--executor",
         type=click.Choice(["keeper", "deployment"]),
-        help="What runs it: a keeper, or its image a Deployment of its own.  [default: keeper]",
+        help="A keeper runs it, or its image a Deployment of its own.  [default if new: keeper]",
     ),
     click.option(
-        "--port", type=int, help="Where such an image answers HTTP.  [default: 10086]"
+        "--port", type=int, help="Where such an image answers HTTP.  [default if new: 10086]"
     ),
     click.option(
         "--runtime-class", metavar="NAME", help="RuntimeClass of its pods, such as wasm."
     ),
-    click.option("--cpu", type=float, help="Cores that one of its pods may use.  [default: 1]"),
+    click.option(
+        "--cpu", type=float, help="Cores that one of its pods may use.  [default if new: 1]"
+    ),
 )  # fmt: skip
 
 

@@ -57,6 +57,8 @@ async def invoke(
     """
     if key is not None and not detached:
         raise click.UsageError("an idempotency key goes with --async")
+    if key is not None and not (key.isascii() and key.isprintable()):
+        raise click.UsageError("an idempotency key consists of visible ASCII characters")
     if waits and not detached:
         raise click.UsageError("without --async it waits anyway; leave --wait out")
     identity = await invoke_and_show(
