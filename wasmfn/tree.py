@@ -51,7 +51,7 @@ class Tree:
         self._telling: set[asyncio.Task[None]] = set()
         self._published = False
         programs = service_programs(place, self._notify.address, os.environ)
-        if place.own_nats:
+        if place.nats_server:
             programs.insert(0, nats_program(place, os.environ))
         self._parts = {
             program.name: Supervised(program, self._record, self._died) for program in programs

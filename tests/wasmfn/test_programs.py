@@ -18,7 +18,7 @@ PLACE = Place(
     http="127.0.0.1:8080",
     http_fd=7,
     nats_url="nats://127.0.0.1:4222",
-    own_nats=True,
+    nats_server=Path("/bin/nats-server"),
     token_file=LAYOUT.token,
 )
 ENVIRON = {"PATH": "/bin", "HOME": "/home/u", "AWS_SECRET_ACCESS_KEY": "s", "HTTPS_PROXY": "p"}
