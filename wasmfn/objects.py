@@ -179,24 +179,26 @@ def url_of(route: RouteSpec, http_url: str) -> str:
     return http_url.rstrip("/") + str(route.path if route.path is not None else route.prefix)
 
 
-def plain_spec(spec: AnySpec) -> dict[str, object]:
-    """Return the fields of `spec` that differ from their default, as builtins, without its kind."""
-    fields = _without_defaults(spec)
-    return fields if isinstance(fields, dict) else {}
-
-
-def _without_defaults(value: object) -> object:
-    if not isinstance(value, msgspec.Struct):
-        return msgspec.to_builtins(value)
+def plain_spec(spec: msgspec.Struct) -> dict[str, object]:
+    """Return the fields of a spec that differ from their default, as builtins, without its kind."""
     kept: dict[str, object] = {}
-    for field in msgspec.structs.fields(value):
-        item = getattr(value, field.name)
+    for field in msgspec.structs.fields(spec):
+        item = getattr(spec, field.name)
         factory = field.default_factory
         default = field.default if factory is msgspec.NODEFAULT else factory()
         if item != default:
             kept[field.encode_name] = (
-                {key: _without_defaults(each) for key, each in item.items()}
+                {key: _plain(each) for key, each in item.items()}
                 if isinstance(item, Mapping)
-                else _without_defaults(item)
+                else _plain(item)
             )
     return kept
+
+
+def _plain(value: object) -> object:
+    if not isinstance(value, msgspec.Struct):
+        return msgspec.to_builtins(value)
+    config = value.__struct_config__
+    # Which of several it is, where that is said by a tag.
+    tag = {} if config.tag is None else {str(config.tag_field): config.tag}
+    return tag | plain_spec(value)

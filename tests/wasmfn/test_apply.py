@@ -10,6 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.access import ApiKey, ApiKeys, Jwt
 from schemas.specs import (
     AnySpec,
     EnvironmentSpec,
@@ -161,6 +162,8 @@ limits = st.builds(
     output_bytes=st.integers(0, 1 << 28),
 )
 scalings = st.builds(Scaling, min_instances=st.integers(0, 9), max_instances=st.integers(9, 99))
+API_KEYS = ApiKeys((ApiKey("ann", "0" * 64),))
+TOKENS = Jwt("https://login.example", "shop", keys=({"kty": "OKP"},))
 secret_refs = st.builds(SecretRef, name=names, key=st.just("key.txt"))
 functions = st.builds(
     FunctionSpec,
@@ -177,6 +180,7 @@ routes = st.builds(
     function=names,
     path=names.map("/{}/{{id}}".format),
     methods=st.lists(st.sampled_from(["GET", "PUT"]), min_size=1, unique=True).map(tuple),
+    authentication=st.sampled_from([None, API_KEYS, TOKENS]),
 )
 
 
