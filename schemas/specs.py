@@ -276,8 +276,8 @@ def check_path_pattern(pattern: str, *, parameters: bool) -> None:
     """
     if not pattern.startswith("/"):
         raise ValueError(f"path {pattern!r} must begin with a slash")
-    if any(ord(c) <= 0x20 or c in "?#%\\\x7f" for c in pattern):
-        raise ValueError(f"path {pattern!r} holds a character that no decoded path can hold")
+    if unfit := next((c for c in pattern if ord(c) <= 0x20 or c in "?#%\\\x7f"), None):
+        raise ValueError(f"path {pattern!r} holds {unfit!r}, which no route can; leave it out")
     segments = pattern[1:].split("/")
     if segments[-1] == "":
         segments.pop()

@@ -10,10 +10,10 @@ from typing import Final
 import msgspec
 
 _BOUNDS: Final = (
-    (re.compile(r"Expected `(?:int|float)` <= (\S+)"), r"it is at most \1"),
-    (re.compile(r"Expected `(?:int|float)` >= (\S+)"), r"it is at least \1"),
-    (re.compile(r"Expected `(?:int|float)` > (\S+)"), r"it is more than \1"),
-    (re.compile(r"Expected `(?:int|float)` < (\S+)"), r"it is less than \1"),
+    (re.compile(r"Expected `(?:int|float)` <= (\S+)"), r"must be at most \1"),
+    (re.compile(r"Expected `(?:int|float)` >= (\S+)"), r"must be at least \1"),
+    (re.compile(r"Expected `(?:int|float)` > (\S+)"), r"must be more than \1"),
+    (re.compile(r"Expected `(?:int|float)` < (\S+)"), r"must be less than \1"),
 )
 _UNKNOWN: Final = re.compile(r"Object contains unknown field `(.*)`")
 

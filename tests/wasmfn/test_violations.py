@@ -14,8 +14,11 @@ MODULE = {"module": {"sha256": "0" * 64, "file_name": "f.wasm"}}
 @pytest.mark.parametrize(
     ("fields", "spec", "path", "words"),
     [
-        ({"limits": {"memory_mib": 9999}}, FunctionSpec, "limits.memory_mib", "it is at most 4096"),
-        ({"limits": {"memory_mib": 0}}, FunctionSpec, "limits.memory_mib", "it is at least 1"),
+        (
+            {"limits": {"memory_mib": 9999}}, FunctionSpec, "limits.memory_mib",
+            "must be at most 4096",
+        ),
+        ({"limits": {"memory_mib": 0}}, FunctionSpec, "limits.memory_mib", "must be at least 1"),
         ({"limts": {}}, FunctionSpec, "", "there is no field `limts`; did you mean `limits`?"),
         (
             {"memory": 64}, FunctionSpec, "",
