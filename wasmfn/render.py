@@ -19,6 +19,9 @@ _DIGEST_NAME: Final = re.compile(r"^[0-9a-f]{64}$")
 _DIGEST: Final = 12
 """How many digits of a digest tell one from another for a person."""
 
+_WHAT: Final = len("dead-letter-discarded")
+"""The longest word for what happened."""
+
 _LEVEL_STYLE: Final[dict[Level, str]] = {"info": "", "warning": "yellow", "error": "bold red"}
 _PHASE_STYLE: Final = {
     "active": "green",
@@ -115,7 +118,7 @@ def event(entry: Event, *, now: datetime | None = None) -> Line:
     return (
         Span(when, "dim"),
         Span(f"  {entry.service:<9}", "cyan"),
-        Span(f"  {printable(entry.what):<18}", style or "bold"),
+        Span(f"  {printable(entry.what):<{_WHAT}}", style or "bold"),
         Span(f"  {printable(f'{entry.kind} {about}')}  ", "dim"),
         Span(printable(entry.message), style),
         Span(took, "magenta"),

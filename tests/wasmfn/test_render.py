@@ -53,6 +53,14 @@ def test_an_event_line_has_time_service_what_object_sentence_and_duration() -> N
     assert render.plain(ago).split()[0] == "5m"
 
 
+@pytest.mark.parametrize("what", ["active", "invocation-accepted", "dead-letter-discarded"])
+def test_what_happened_pushes_nothing_out_of_its_column(what: str) -> None:
+    event = new_event("router", "default", "invocation", "f", what, "said")
+    first = new_event("router", "default", "invocation", "f", "x", "said")
+    columns = [render.plain(render.event(e)).index("invocation default/f") for e in (event, first)]
+    assert columns[0] == columns[1]
+
+
 def test_steps_follow_one_another_on_one_axis() -> None:
     lines = [render.plain(line) for line in render.steps({"demand": 1, "load": 3}, width=8)]
     assert lines == [
