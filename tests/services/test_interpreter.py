@@ -2,9 +2,10 @@
 
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
-import services.interpreter
+import services
 
 SCRIPT = """
 import subprocess, sys
@@ -32,6 +33,15 @@ def test_what_pip_installed_for_the_user_is_found_by_a_child(tmp_path: Path) -> 
     subprocess.run([python, "-P", "-c", SCRIPT], env=environ, check=True)
 
 
-def test_in_a_virtual_environment_a_child_gets_nothing_of_ours() -> None:
-    if sys.prefix != sys.base_prefix:
-        assert services.interpreter.package_variables() == {}
+def test_in_a_virtual_environment_a_child_gets_nothing_of_ours(tmp_path: Path) -> None:
+    venv.create(tmp_path / "venv", symlinks=True)
+    environ = {"HOME": str(tmp_path), "PYTHONPATH": str(Path(services.__path__[0]).parent)}
+    code = "from services.interpreter import package_variables; print(package_variables())"
+    asked = subprocess.run(
+        [tmp_path / "venv/bin/python", "-c", code],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert asked.stdout == "{}\n"
