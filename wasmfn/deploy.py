@@ -49,6 +49,7 @@ async def deploy(
     spec_of: SpecOf = with_module,
     wishes: Sequence[Wish] = (),
     timeout_s: float = TIMEOUT_S,
+    on_publish: Callable[[], None] = lambda: None,
     on_status: Callable[[Status], None] = lambda status: None,
 ) -> Deployed:
     """Upload `file`, publish the function and its routes, and wait until they are live.
@@ -61,6 +62,7 @@ async def deploy(
         spec_of: makes the spec from the one that is there and the module.
         wishes: routes; by default `/<name>` for a function that has none.
         timeout_s: for all of it.
+        on_publish: called before the first of them is published, if any is.
         on_status: called with each status on the way.
 
     Raises:
@@ -87,6 +89,8 @@ async def deploy(
     # The tag of an image may stand for another one by now.
     live = before is not None and before.spec == spec and before.phase == "active"
     same = live and file is not None
+    if wanted or not same:
+        on_publish()
     revisions = dict(
         zip(
             wanted,

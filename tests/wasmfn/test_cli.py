@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -46,6 +46,24 @@ def refused(platform: LocalPlatform, code: int, *arguments: str) -> str:
     return said
 
 
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Return a function that runs a command beside the test. None outlives the test."""
+    with contextlib.ExitStack() as running:
+
+        def start(environ: dict[str, str], *command: str | Path) -> subprocess.Popen[bytes]:
+            pipe = subprocess.PIPE
+            process = subprocess.Popen(command, env=environ, stdout=pipe, stderr=pipe)
+            running.enter_context(process)
+            running.callback(process.terminate)
+            return process
+
+        yield start
+
+
 def test_deploy_prints_the_url_and_the_milliseconds(platform: LocalPlatform) -> None:
     said = ok(platform, "deploy", example("sort"), "--name", "first", "--route", "POST:/first")
     assert re.fullmatch(rf"{platform.http}/first  POST  live in [0-9.]+ m?s\n", said)
@@ -64,26 +82,17 @@ def test_deploy_prints_the_url_and_the_milliseconds(platform: LocalPlatform) -> 
     ]
 
 
-def test_a_deployment_that_is_left_goes_on_and_that_is_said(platform: LocalPlatform) -> None:
+def test_a_deployment_that_is_left_goes_on_and_that_is_said(
+    platform: LocalPlatform, start: Start
+) -> None:
     builder = json.loads((platform.data / "run" / "processes.json").read_bytes())["builder"]["pid"]
     os.kill(builder, signal.SIGSTOP)
     try:
-        deploying = subprocess.Popen(
-            [WASMFN, "deploy", example("exit3"), "--name", "left"],
-            env=platform.environ,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        told = subprocess.Popen(
-            [WASMFN, "events", "-f", "--since", "1m", "--function", "left"],
-            env=platform.environ,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        environ = platform.environ
+        deploying = start(environ, WASMFN, "deploy", example("exit3"), "--name", "left")
+        told = start(environ, WASMFN, "events", "-f", "--since", "1m", "--function", "left")
         assert told.stdout is not None
-        assert any(" building " in line for line in told.stdout)
-        told.kill()
-        told.communicate()
+        assert any(b" building " in line for line in told.stdout)
         deploying.send_signal(signal.SIGINT)
         out, said = deploying.communicate(timeout=60)
     finally:
@@ -91,6 +100,20 @@ def test_a_deployment_that_is_left_goes_on_and_that_is_said(platform: LocalPlatf
     assert (deploying.returncode, out) == (130, b"")
     assert b"what was published of left goes on; `wasmfn fn get left`" in said
     assert "live" in ok(platform, "deploy", example("exit3"), "--name", "left")
+
+
+def test_a_deployment_that_is_left_before_it_published_anything_does_not_say_that_it_goes_on(
+    platform: LocalPlatform, start: Start, tmp_path: Path
+) -> None:
+    module = tmp_path / "never.wasm"
+    os.mkfifo(module)
+    deploying = start(platform.environ, WASMFN, "deploy", module)
+    # Opens once the deployment reads its module, and has no end until it is closed.
+    with module.open("wb"):
+        deploying.send_signal(signal.SIGINT)
+    out, said = deploying.communicate(timeout=60)
+    assert (deploying.returncode, out, said) == (130, b"", b"\n")
+    refused(platform, 4, "fn", "get", "never")
 
 
 def test_deploy_keeps_what_it_is_not_told(platform: LocalPlatform) -> None:
@@ -165,6 +188,18 @@ def test_a_route_to_a_function_that_is_not_there_is_made_and_told_of(
     assert (moved.returncode, b"there is no" in moved.stderr) == (0, False)
 
 
+def test_of_a_function_that_is_not_there_nothing_is_said_by_a_change_of_something_else(
+    platform: LocalPlatform,
+) -> None:
+    ok(platform, "route", "create", "lone", "--url", "/lone", "--function", "nobody")
+    for client in ("ann", "bob"):
+        granted = platform.cli("route", "grant", "lone", "--client", client)
+        assert granted.stdout.startswith(b"wfk_")
+        assert granted.stderr.startswith(f"{client} may use route default/lone".encode())
+    revoked = platform.cli("route", "revoke", "lone", "--client", "ann")
+    assert revoked.stderr == b"ann may not use route default/lone any more\n"
+
+
 def test_two_routes_that_collide_are_refused_by_name(platform: LocalPlatform) -> None:
     ok(platform, "route", "create", "a", "--url", "/same", "--method", "GET", "--function", "a")
     said = refused(
@@ -213,16 +248,11 @@ def test_a_call_shows_output_and_fails_as_the_function_does(platform: LocalPlatf
     assert platform.cli("fn", "test", "echoes", "--stdin", stdin=data).stdout == data
 
 
-def test_ctrl_c_ends_a_call_that_is_waited_for(platform: LocalPlatform) -> None:
+def test_ctrl_c_ends_a_call_that_is_waited_for(platform: LocalPlatform, start: Start) -> None:
     ok(platform, "deploy", example("sort"), "--name", "slow")
     with socket.create_server(("127.0.0.1", 0)) as router:
         url = f"http://127.0.0.1:{router.getsockname()[1]}"
-        calling = subprocess.Popen(
-            [WASMFN, "invoke", "slow", "1", "--http", url],
-            env=platform.environ,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        calling = start(platform.environ, WASMFN, "invoke", "slow", "1", "--http", url)
         router.settimeout(60)
         link, _ = router.accept()
         with link:
@@ -232,19 +262,35 @@ def test_ctrl_c_ends_a_call_that_is_waited_for(platform: LocalPlatform) -> None:
     assert (calling.returncode, out, said) == (130, b"", b"\n")
 
 
-def test_a_function_log_shows_what_it_wrote(platform: LocalPlatform) -> None:
+def test_a_ctrl_c_that_is_meant_for_another_command_ends_no_call(
+    platform: LocalPlatform, start: Start
+) -> None:
+    ok(platform, "deploy", example("sort"), "--name", "behind")
+    body = b'{"status":0,"output":["1"]}'
+    answer = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
+    # So a shell without job control starts what shall run in the background.
+    background = ("bash", "-c", 'trap "" INT; exec "$@"', "bash", WASMFN)
+    with socket.create_server(("127.0.0.1", 0)) as router:
+        url = f"http://127.0.0.1:{router.getsockname()[1]}"
+        calling = start(platform.environ, *background, "invoke", "behind", "1", "--http", url)
+        router.settimeout(60)
+        link, _ = router.accept()
+        with link:
+            assert link.recv(1)
+            calling.send_signal(signal.SIGINT)
+            link.sendall(answer % (len(body), body))
+            out, said = calling.communicate(timeout=60)
+    assert (calling.returncode, out) == (0, b"1\n"), said
+
+
+def test_a_function_log_shows_what_it_wrote(platform: LocalPlatform, start: Start) -> None:
     ok(platform, "deploy", example("stderr"), "--name", "logs")
-    follow = subprocess.Popen(
-        [WASMFN, "fn", "logs", "logs", "-f", "-o", "json"],
-        env=platform.environ,
-        stdout=subprocess.PIPE,
-    )
+    follow = start(platform.environ, WASMFN, "fn", "logs", "logs", "-f", "-o", "json")
     ok(platform, "fn", "test", "logs", "one\x1b[2Jtwo")
     assert follow.stdout is not None
     lines = [json.loads(follow.stdout.readline()) for _ in range(2)]
     follow.send_signal(signal.SIGINT)
     assert follow.wait(60) == 130
-    follow.stdout.close()
     assert lines[0]["text"] == "to stderr"
     shown = ok(platform, "fn", "logs", "logs", "--since", "5m")
     assert "to stderr" in shown
@@ -293,6 +339,7 @@ def test_an_export_applies_to_nothing_new_and_carries_its_modules(
     (tmp_path / "backup.yaml").write_text(text)
     applied = ok(platform, "apply", "-f", str(tmp_path / "backup.yaml"))
     assert {line.split()[0] for line in applied.splitlines()} == {"unchanged"}
+    assert ok(platform, "export", "-n", "nothing") == ""
     everything = ok(platform, "export", "-A")
     again = ok(platform, "apply", "-f", "-", stdin=everything.encode())
     assert {line.split()[0] for line in again.splitlines()} == {"unchanged"}
@@ -378,20 +425,17 @@ def test_a_secret_reaches_the_function_and_nothing_else(platform: LocalPlatform)
         assert "hunter2" not in ok(platform, *arguments)
 
 
-def test_dev_deploys_again_when_the_file_changes(platform: LocalPlatform, tmp_path: Path) -> None:
+def test_dev_deploys_again_when_the_file_changes(
+    platform: LocalPlatform, start: Start, tmp_path: Path
+) -> None:
     module = tmp_path / "dev.wasm"
     module.write_bytes(Path(example("hello")).read_bytes())
-    dev = subprocess.Popen(
-        [sys.executable, "-u", WASMFN, "dev", str(module)],
-        env=platform.environ,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    dev = start(platform.environ, sys.executable, "-u", WASMFN, "dev", module)
     assert dev.stdout is not None
 
     def until(words: str) -> None:
         for line in dev.stdout or ():
-            if words in line:
+            if words in line.decode():
                 return
         raise AssertionError(f"dev ended without saying {words}")
 
@@ -407,7 +451,6 @@ def test_dev_deploys_again_when_the_file_changes(platform: LocalPlatform, tmp_pa
     until("not a WebAssembly module")
     dev.send_signal(signal.SIGINT)
     assert dev.wait(60) == 130
-    dev.stdout.close()
     assert ok(platform, "fn", "test", "dev").startswith("to stdout")
 
 
@@ -425,20 +468,14 @@ def test_demo_shows_the_answer_and_the_cold_start_and_leaves_nothing(tmp_path: P
     assert list(tmp_path.glob("wasmfn-demo-*")) == []
 
 
-def test_demo_lets_play_until_it_is_interrupted(tmp_path: Path) -> None:
+def test_demo_lets_play_until_it_is_interrupted(start: Start, tmp_path: Path) -> None:
     environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    demo = subprocess.Popen(
-        [WASMFN, "demo", "--http", f"127.0.0.1:{port}"],
-        env=environ,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    demo = start(environ, WASMFN, "demo", "--http", f"127.0.0.1:{port}")
     assert demo.stdout is not None
     for line in demo.stdout:
-        if "wasmfn events -f" in line:
+        if b"wasmfn events -f" in line:
             break
     called = subprocess.run(
         [WASMFN, "fn", "test", "sort", "2", "1"], env=environ, capture_output=True, check=True
@@ -446,5 +483,5 @@ def test_demo_lets_play_until_it_is_interrupted(tmp_path: Path) -> None:
     assert called.stdout == b"1 2\n"
     demo.send_signal(signal.SIGINT)
     _, said = demo.communicate(timeout=90)
-    assert (demo.returncode, said) == (0, "")
+    assert (demo.returncode, said) == (0, b"")
     assert list(tmp_path.glob("wasmfn-demo-*")) == []

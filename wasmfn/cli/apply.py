@@ -109,7 +109,10 @@ async def export(session: Session, modules: Path | None, *, all_namespaces: bool
             else:
                 specs[thing.key] = thing.spec
         files = {} if modules is None else await _save_modules(client, specs, modules)
-    write(to_yaml(specs, files).rstrip("\n"))
+    if specs:
+        write(to_yaml(specs, files).rstrip("\n"))
+    else:
+        note("there is nothing to export; -n names another namespace")
 
 
 async def _carry_out(

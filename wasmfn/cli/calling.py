@@ -94,8 +94,13 @@ async def invoke_and_show(
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C end a call that blocks: asyncio's own handler waits for the loop to turn."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Let Ctrl-C end a call that blocks: asyncio's own handler waits for the loop to turn.
+
+    In the background of a shell it is ignored, and stays so: it is meant for somebody else.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     finally:

@@ -74,6 +74,7 @@ async def deploy(
     def spec_of(before: FunctionSpec | None, module: Module | None) -> FunctionSpec:
         return with_flags(before, flags, module=module, image=image)
 
+    publishing = asyncio.Event()
     with progress(f"deploying {name}") as tell:
         try:
             async with session.connect() as client:
@@ -85,13 +86,16 @@ async def deploy(
                     spec_of=spec_of,
                     wishes=wishes(routes),
                     timeout_s=timeout_s,
+                    on_publish=publishing.set,
                     on_status=lambda status: tell(f"{status.name}: {status.phase}"),
                 )
         except asyncio.CancelledError:
             # A Ctrl-C ends the waiting, not what the platform has accepted.
-            note(
-                f"what was published of {name} goes on; `wasmfn fn get {name}` tells how far it is"
-            )
+            if publishing.is_set():
+                note(
+                    f"what was published of {name} goes on; `wasmfn fn get {name}` tells how far"
+                    " it is"
+                )
             raise
     if form == "json":
         document(as_json(deployed, session.platform()), "json")

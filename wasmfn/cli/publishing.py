@@ -69,7 +69,8 @@ async def update_object(client: Client, key: Key, kind: type[S], changed: Callab
     spec = changed(found.spec)
     revision = await client.publish(key, spec, expected=found.revision)
     await settle(client, key, revision)
-    await _warn_of_its_function(client, key, spec)
+    if _function_of(key, spec) != _function_of(key, found.spec):
+        await _warn_of_its_function(client, key, spec)
 
 
 async def settle(client: Client, key: Key, revision: int) -> None:
@@ -87,7 +88,13 @@ async def settle(client: Client, key: Key, revision: int) -> None:
 
 
 async def _warn_of_its_function(client: Client, key: Key, spec: AnySpec) -> None:
+    function = _function_of(key, spec)
+    if function is not None and await client.find(function) is None:
+        note(f"there is no {function} yet; until there is, {key} calls nothing")
+
+
+def _function_of(key: Key, spec: AnySpec) -> Key | None:
+    """Return the function that a route, timer or subscription calls."""
     if isinstance(spec, (RouteSpec, TimerSpec, SubscriptionSpec)):
-        function = Key("function", key.namespace, spec.function)
-        if await client.find(function) is None:
-            note(f"there is no {function} yet; until there is, {key} calls nothing")
+        return Key("function", key.namespace, spec.function)
+    return None

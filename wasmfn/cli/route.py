@@ -119,12 +119,14 @@ async def grant(session: Session, name: str | None, named: str | None, client: s
     secret = API_KEY_PREFIX + secrets.token_urlsafe(32)
 
     def changed(before: RouteSpec) -> RouteSpec:
-        return with_key(before, ApiKey(client, digest_of(secret)))
+        after = with_key(before, ApiKey(client, digest_of(secret)))
+        # Before its digest is stored: NATS may go away right after that, and the key with it.
+        click.echo(secret)
+        return after
 
     async with session.connect() as bus:
         await update_object(bus, key, RouteSpec, changed)
-    note(f"{client} may use {key}; its key follows and cannot be shown again")
-    click.echo(secret)
+    note(f"{client} may use {key} with this key, which cannot be shown again")
 
 
 @route.command()
