@@ -87,7 +87,8 @@ def _play(service: Service, runner: RecordingRunner, pieces: Sequence[bytes], sl
     assert transport.closing or not transport.paused, "reading was never resumed"
     told = _answers(bytes(transport.written), raw)
     assert told == [b"run %d" % (n + 1) for n in range(len(told))]
-    assert len(told) == len(runner.runs)
+    # An answer to HEAD cannot be told from one that is cut off, nor what follows it.
+    assert len(told) == len(runner.runs) or b"HEAD" in raw
     if not LENIENT.search(raw):
         wanted = iter(
             (r.method, r.body) for r in requests(raw)
