@@ -85,10 +85,10 @@ def _play(service: Service, runner: RecordingRunner, pieces: Sequence[bytes], sl
             _settle()
         assert service.buffered <= BODY_BYTES + 65536
     assert transport.closing or not transport.paused, "reading was never resumed"
-    told = _answers(bytes(transport.written), raw)
-    assert told == [b"run %d" % (n + 1) for n in range(len(told))]
     # An answer to HEAD cannot be told from one that is cut off, nor what follows it.
-    assert len(told) == len(runner.runs) or b"HEAD" in raw
+    if b"HEAD" not in raw:
+        told = _answers(bytes(transport.written), raw)
+        assert told == [b"run %d" % (n + 1) for n in range(len(runner.runs))]
     if not LENIENT.search(raw):
         wanted = iter(
             (r.method, r.body) for r in requests(raw)
@@ -112,7 +112,7 @@ def _answers(got: bytes, raw: bytes) -> list[bytes]:
             continue
         answer = response(got, b"GET", ended=False)
         assert answer is not None, (got, raw)
-        assert answer.complete or b"HEAD" in raw, (got, raw)
+        assert answer.complete, (got, raw)
         if answer.status == 200 and (run := re.match(rb"run [0-9]+", answer.body)):
             told.append(run[0])
         got = answer.rest if answer.complete else b""
