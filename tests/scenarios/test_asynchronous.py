@@ -99,7 +99,7 @@ async def test_what_waits_for_its_turn_is_cancelled_and_what_runs_ends(
     assert (await ended(urls[1], "cancelled"))["attempts"] == []
     async with httpx.AsyncClient(timeout=60) as http:
         assert (await http.delete(urls[0])).status_code == 202
-    assert (await ended(urls[0], "done", "cancelled"))["state"] == "done"
+    assert (await ended(urls[0], "done", "cancelled"))["state"] == "cancelled"
     cli(platform, "dead", "prune", "--older-than", "1d")
 
 
